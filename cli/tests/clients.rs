@@ -1,0 +1,35 @@
+//! The client suite: programs that know nothing of swiommu, under `swiommu run`.
+//!
+//! Data is compared byte for byte with the medium's file, and answers with those of a real kernel
+//! (`clients/golden`). A client that is not on this machine is skipped and says why; `cargo xtask test` fetches and
+//! builds all of them. `SWIOMMU_TEST_QUICK` leaves out what takes long.
+
+#[path = "clients/command.rs"]
+mod command;
+#[path = "clients/golden.rs"]
+mod golden;
+#[path = "clients/processes.rs"]
+mod processes;
+#[path = "clients/qemu.rs"]
+mod qemu;
+#[path = "clients/report.rs"]
+mod report;
+#[path = "clients/vmm.rs"]
+mod vmm;
+#[path = "clients/world.rs"]
+mod world;
+
+use libtest_mimic::{Arguments, Trial};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let mut trials: Vec<Trial> = Vec::new();
+    trials.extend(command::trials());
+    trials.extend(golden::trials());
+    trials.extend(qemu::trials());
+    trials.extend(processes::trials());
+    trials.extend(vmm::trials());
+    trials.extend(report::trials());
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

@@ -1,0 +1,40 @@
+/*
+ * No bug: a program that asks for what swiommu does not have. Each call fails as on a kernel without it, and is named.
+ */
+#include "../edu.h"
+
+static void fails(int device, unsigned long command, void *argument, int with)
+{
+	if (ioctl(device, command, argument) != -1 || errno != with)
+		die("command %#lx", command);
+}
+
+int main(int argc, char **argv)
+{
+	const char *bdf = argc > 1 ? argv[1] : "0000:00:04.0";
+	struct door door = open_device(bdf, VFIO_TYPE1v2_IOMMU);
+	struct vfio_pci_hot_reset reset = { .argsz = sizeof(reset) };
+	struct vfio_device_ioeventfd event = { .argsz = sizeof(event), .flags = VFIO_DEVICE_IOEVENTFD_32, .offset = 4, .fd = -1 };
+	struct vfio_device_feature feature = { .argsz = sizeof(feature) };
+	struct {
+		struct vfio_irq_set set;
+		int fd;
+	} irq = { .set = { .argsz = sizeof(irq), .count = 1 }, .fd = eventfd(0, EFD_CLOEXEC) };
+	int device = door.device;
+
+	fails(device, VFIO_DEVICE_PCI_HOT_RESET, &reset, ENODEV);
+	fails(device, VFIO_DEVICE_IOEVENTFD, &event, ENOTTY);
+	for (uint32_t index = 0; index <= 11; index++) {
+		uint32_t how = index >= 3 && index <= 5 ? VFIO_DEVICE_FEATURE_SET : VFIO_DEVICE_FEATURE_GET;
+
+		feature.flags = index | how;
+		fails(device, VFIO_DEVICE_FEATURE, &feature, ENOTTY);
+	}
+	irq.set.index = VFIO_PCI_INTX_IRQ_INDEX;
+	irq.set.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+	if (ioctl(device, VFIO_DEVICE_SET_IRQS, &irq))
+		die("SET_IRQS");
+	irq.set.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK;
+	fails(device, VFIO_DEVICE_SET_IRQS, &irq, ENOTTY);
+	return 0;
+}

@@ -1,0 +1,207 @@
+//! DMA through the engine's bus beside memcpy into the same scattered pages, in one process and one run.
+//!
+//! `cargo bench -p swiommu-engine --bench dma [-- --json] [-- --quick]`. Nanoseconds of thread CPU time per transfer;
+//! a row's contenders take turns, each figure is the median of their runs. Device addresses are contiguous, the pages
+//! behind them scattered over client memory; the floor knows where each page lies and copies page by page.
+#![allow(unsafe_code, missing_docs)] // memcpy on raw memory
+
+#[path = "../../iommu/benches/page_table/clock.rs"]
+mod clock;
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use clock::{Contender, pin, race};
+use swiommu_engine::door::{Call, File, Files};
+use swiommu_engine::machine::Machine;
+use swiommu_engine::machine::options::Options;
+use swiommu_engine::pci::Bus;
+use swiommu_engine::pci::bus::Wires;
+use swiommu_engine::pci::config::Config;
+use swiommu_engine::pci::irq::Irqs;
+use swiommu_engine::run::Run;
+use swiommu_engine::vfio::container::Container;
+use swiommu_iommu::{Domain, Iova, Pa, Prot};
+use swiommu_mem::{Client, Mapping};
+
+const PAGE: u64 = 4096;
+/// First device address of the window.
+const BASE: u64 = 1 << 32;
+/// Client memory.
+const MEMORY: u64 = 256 << 20;
+/// Offset of PCI's command register, and memory decoding with bus mastering.
+const COMMAND: (usize, [u8; 2]) = (4, [6, 0]);
+
+/// A call that names no other files.
+struct NoFiles;
+
+impl Files for NoFiles {
+    fn get(&self, _: i32) -> Option<Arc<dyn File>> {
+        None
+    }
+}
+
+/// A function with its wires, and the address space it does DMA in.
+struct World {
+    wires: Wires,
+    domain: Arc<Domain>,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    /// The default machine's edu, with the first pages of the window mapped to where `place` says.
+    fn new(iotlb: bool, client: Client, pages: u64, place: impl Fn(u64) -> u64) -> World {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut machine = Machine::default();
+        machine.iommu.iotlb = iotlb;
+        let text = serde_json::to_vec(&machine).expect("a machine can be written");
+        std::fs::create_dir(directory.path().join("reports")).expect("a directory");
+        std::fs::write(directory.path().join("machine.json"), text).expect("the machine");
+        let name = directory.path().to_str().expect("a path of plain text");
+        let run = Run::open(name, Options::default(), client).expect("the default machine");
+        let function = run.functions[1].clone();
+        let container = Container::new(run.clone());
+        let call = Call {
+            client,
+            thread: 0,
+            site: 0,
+            files: &NoFiles,
+        };
+        function
+            .open(&run, container.clone(), &call)
+            .expect("edu needs nothing");
+        let identity = function.identity();
+        let mut config = Config::new(identity, &[0; 6]);
+        config.write(COMMAND.0, &COMMAND.1);
+        let domain = run.iommu.domain();
+        run.iommu.attach(function.stream(), &domain);
+        for page in 0..pages {
+            let iova = Iova(BASE + page * PAGE);
+            domain
+                .map(iova, Pa(place(page)), PAGE, Prot::all())
+                .expect("an empty domain");
+        }
+        let irqs = Irqs::new(identity);
+        let wires = Wires::new(&run, &function, container.clone(), config, irqs);
+        World {
+            wires,
+            domain,
+            _directory: directory,
+        }
+    }
+}
+
+/// The offsets of one pass over as much as the window holds: aligned to the transfer, the same for every contender.
+fn offsets(bytes: u64, window: u64) -> Vec<u64> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let step = bytes.max(64);
+    (0..(window / step).clamp(1024, 65536))
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % (window / step) * step
+        })
+        .collect()
+}
+
+/// The floor: page by page to or from known addresses.
+#[inline(never)]
+fn plain(pages: &[u64], offset: u64, buffer: &mut [u8], write: bool) {
+    let mut done = 0;
+    while done < buffer.len() {
+        let at = offset + done as u64;
+        let piece = (PAGE - at % PAGE).min((buffer.len() - done) as u64) as usize;
+        let place = (pages[(at / PAGE) as usize] + at % PAGE) as *mut u8;
+        let ours = buffer[done..].as_mut_ptr();
+        // SAFETY: every page of the list is mapped memory of the bench, and none is part of `buffer`.
+        unsafe {
+            if write {
+                place.copy_from_nonoverlapping(black_box(ours), black_box(piece));
+            } else {
+                ours.copy_from_nonoverlapping(black_box(place), black_box(piece));
+            }
+        }
+        black_box(ours);
+        done += piece;
+    }
+}
+
+fn through(wires: &mut Wires, offset: u64, buffer: &mut [u8], write: bool) {
+    let iova = BASE + offset;
+    let moved = if write {
+        wires.write(iova, black_box(buffer))
+    } else {
+        wires.read(iova, black_box(buffer))
+    };
+    moved.expect("the window is mapped");
+}
+
+fn row(
+    worlds: &mut [(&'static str, World)],
+    pages: &[u64],
+    window: u64,
+    bytes: u64,
+    write: bool,
+) -> Vec<(&'static str, f64)> {
+    let offsets = offsets(bytes, window);
+    let mut buffers = vec![vec![1u8; bytes as usize]; worlds.len() + 1];
+    let (first, others) = buffers.split_first_mut().expect("there is one at least");
+    let mut contenders = vec![Contender::new("memcpy", |n| {
+        for i in 0..n as usize {
+            plain(pages, offsets[i % offsets.len()], first, write);
+        }
+    })];
+    for ((name, world), buffer) in worlds.iter_mut().zip(others) {
+        let offsets = &offsets;
+        contenders.push(Contender::new(name, move |n| {
+            for i in 0..n as usize {
+                through(&mut world.wires, offsets[i % offsets.len()], buffer, write);
+            }
+        }));
+    }
+    race(&mut contenders)
+}
+
+fn main() {
+    swiommu_mem::install_handlers();
+    pin(0);
+    // SAFETY: handlers are installed; the addresses are those of a mapping no reference points into.
+    let client = unsafe { Client::local() };
+    let memory = Mapping::anonymous(MEMORY).expect("memory for the bench");
+    client.fill(memory.base(), 1, MEMORY).expect("it is mapped");
+    let json = std::env::args().any(|argument| argument == "--json");
+    let mut fields = Vec::new();
+    for (window, name) in [(1 << 20, "1MiB"), (MEMORY, "256MiB")] {
+        let count = window / PAGE;
+        let place = |page: u64| memory.base().0 + page.wrapping_mul(0x9e37) % count * PAGE;
+        let pages: Vec<u64> = (0..count).map(place).collect();
+        let mut worlds = [
+            ("swiommu", World::new(false, client, count, place)),
+            ("swiommu iotlb", World::new(true, client, count, place)),
+            ("swiommu dirty", World::new(false, client, count, place)),
+        ];
+        worlds[2].1.domain.set_dirty_tracking(true);
+        for bytes in [64, 4 << 10, 64 << 10, 1 << 20] {
+            for write in [true, false] {
+                let direction = if write { "write" } else { "read" };
+                let results = row(&mut worlds, &pages, window, bytes, write);
+                let floor = results[0].1;
+                for (contender, value) in results {
+                    if !json {
+                        println!(
+                            "{direction:<5} {bytes:>8} in {name:<7} {contender:<14} {value:>12.1} ns   {:>6.3} of memcpy",
+                            floor / value
+                        );
+                    }
+                    fields.push(format!(
+                        "  \"{direction}/{bytes}/{name}/{contender}\": {value:.2}"
+                    ));
+                }
+            }
+        }
+    }
+    if json {
+        println!("{{\n{}\n}}", fields.join(",\n"));
+    }
+}

@@ -1,0 +1,137 @@
+//! The door between the interposed symbols and the engine: what stands behind a file descriptor.
+//!
+//! The shim knows file numbers and nothing else; the engine knows files and no numbers. A [`File`] is shared by
+//! all duplicates of its descriptor and released when the last one closes (`Drop`).
+
+use std::any::Any;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use swiommu_abi::Errno;
+use swiommu_mem::{Client, UserAddr};
+
+/// One call by the client: who, from where, and how to find its other files.
+pub struct Call<'a> {
+    /// The memory the arguments point into.
+    pub client: Client,
+    /// Kernel thread id of the caller.
+    pub thread: u32,
+    /// Return address of the interposed call, 0 if unknown.
+    pub site: u64,
+    /// The client's descriptors that are ours.
+    pub files: &'a dyn Files,
+}
+
+/// Looks up a descriptor number of the client.
+pub trait Files {
+    /// The file behind `fd`, or `None` when it is not one of ours (or not open).
+    fn get(&self, fd: i32) -> Option<Arc<dyn File>>;
+}
+
+/// A new descriptor for the client: the kernel object whose number it gets, and what we keep behind it.
+pub struct NewFile {
+    /// A real kernel object (a memfd), close-on-exec as the kernel would make it.
+    pub object: OwnedFd,
+    /// What answers for it.
+    pub file: Arc<dyn File>,
+}
+
+/// What an ioctl answers.
+pub enum Answer {
+    /// The return value, 0 or more.
+    Value(i32),
+    /// A new descriptor: its number is the return value.
+    Open(NewFile),
+}
+
+/// How one span of a mapping behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// Plain memory: the kernel object's own page at that offset.
+    Memory,
+    /// Registers: every access must reach [`File::mmio`].
+    Trap,
+}
+
+/// What `fstat` shows of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CharDevice {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+/// One access to a mapped register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mmio {
+    /// Read.
+    Read,
+    /// Write of this value (low bytes).
+    Write(u64),
+}
+
+/// What stands behind a descriptor. The default of every operation is the kernel's refusal.
+pub trait File: Any + Send + Sync {
+    /// The path that /proc/self/fd shows, e.g. `/dev/vfio/vfio` or `anon_inode:[vfio-device]`.
+    fn link(&self) -> String;
+    /// The device number, if it is a character device (containers, groups and cdevs are; group device fds are not).
+    fn char_device(&self) -> Option<CharDevice> {
+        None
+    }
+    /// ioctl.
+    fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno>;
+    /// pread of `bytes` at `offset` to client memory: bytes read.
+    fn pread(&self, call: &Call<'_>, to: UserAddr, bytes: u64, offset: u64) -> Result<u64, Errno> {
+        let _ = (call, to, bytes, offset);
+        Err(Errno::EINVAL)
+    }
+    /// pwrite.
+    fn pwrite(
+        &self,
+        call: &Call<'_>,
+        from: UserAddr,
+        bytes: u64,
+        offset: u64,
+    ) -> Result<u64, Errno> {
+        let _ = (call, from, bytes, offset);
+        Err(Errno::EINVAL)
+    }
+    /// Checks a shared mapping of `bytes` at `offset` and says how each page of it behaves:
+    /// `(bytes, span)` pairs that add up to `bytes`, each a multiple of 4096.
+    fn mmap(
+        &self,
+        call: &Call<'_>,
+        offset: u64,
+        bytes: u64,
+        write: bool,
+    ) -> Result<Vec<(u64, Span)>, Errno> {
+        let _ = (call, offset, bytes, write);
+        Err(Errno::ENODEV)
+    }
+    /// One access of 1, 2, 4 or 8 bytes to a mapped register at `offset` of the file. Returns what was read (0 for writes).
+    fn mmio(&self, call: &Call<'_>, offset: u64, bytes: u8, access: Mmio) -> u64 {
+        let _ = (call, offset, bytes, access);
+        u64::MAX
+    }
+}
+
+/// What the shim calls in the engine besides [`File`]. Built once per process from the run's directory.
+pub trait Engine: Send + Sync {
+    /// Opens a device node of the machine, by the client's name for it: `/dev/vfio/vfio`, `/dev/vfio/12`.
+    /// `None`: the machine has no such node (the shim lets the path be looked up in the run's tree).
+    fn open(&self, call: &Call<'_>, path: &str) -> Option<Result<NewFile, Errno>>;
+    /// The client is about to take `bytes` bytes at `first` away (munmap, MAP_FIXED, mremap source, MADV_DONTNEED):
+    /// pages pinned there move aside first. Cheap when nothing is pinned.
+    fn vacate(&self, call: &Call<'_>, first: UserAddr, bytes: u64);
+    /// A mapping of ours (register or BAR pages) was made in, or removed from, the client's address space.
+    fn mapped(&self, first: UserAddr, bytes: u64, file: Option<(&Arc<dyn File>, u64)>);
+    /// Whether `fd` is a descriptor that the engine keeps for itself. The client never opened it, so it cannot close or
+    /// replace it. Called on every close: an array look-up, no lock.
+    fn owns(&self, fd: i32) -> bool {
+        let _ = fd;
+        false
+    }
+    /// The process is exiting in good order: last reports, mappings left behind.
+    fn exit(&self);
+}

@@ -1,0 +1,20 @@
+//! Address spaces and what they pin: the objects behind every door.
+//!
+//! VFIO containers are clients of these objects, never the reverse. Lock order, over the whole engine:
+//!
+//! ```text
+//! group -> function -> container (with its address space) -> pins -> a domain's writer lock
+//! ```
+//!
+//! A function comes before the container because the report of a blocked DMA looks into the address space. A DMA holds
+//! the lock of its function and a session of its port; it gives the session back before it takes any other lock, so
+//! that an unmap which waits for sessions never waits for a lock holder.
+
+pub mod ioas;
+pub mod pins;
+pub mod place;
+pub mod regions;
+mod warm;
+
+pub use ioas::{Area, Ioas, MapError, Space};
+pub use pins::Pins;

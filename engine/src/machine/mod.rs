@@ -1,0 +1,307 @@
+//! The machine of a run: which IOMMU, which devices, in which groups, under which limits.
+//!
+//! One [`Machine`] is made by the command line, written into the run's directory, and read back by the engine of
+//! every process of the run. It is made in two steps: flags ([`spec`]) and files ([`file`]) are read into layers of
+//! wishes, and [`resolve`] turns the layers into a machine in which nothing is left open, or says in one line what
+//! cannot be. [`run_dir`] makes the run's directory with the [`tree`] that clients see in place of /sys and /dev.
+
+mod bdf;
+pub mod file;
+pub mod options;
+pub mod resolve;
+pub mod resources;
+pub mod run_dir;
+pub mod size;
+pub mod spec;
+pub mod tree;
+
+pub use bdf::Bdf;
+pub use resolve::{Layer, MachineError, resolve};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The whole machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Machine {
+    /// The IOMMU.
+    pub iommu: IommuConfig,
+    /// What VFIO itself is set to.
+    pub vfio: VfioConfig,
+    /// The devices.
+    #[serde(rename = "device")]
+    pub devices: Vec<DeviceConfig>,
+}
+
+impl Default for Machine {
+    /// One NVMe of 1 GiB in memory and one edu, behind VT-d.
+    fn default() -> Machine {
+        resolve(&[Layer::built_in()]).expect("the built-in machine is possible")
+    }
+}
+
+impl Machine {
+    /// Reads the machine of a run from its directory. Only raw system calls: this runs in the client's process.
+    ///
+    /// # Errors
+    /// What opening or reading `machine.json` gave; `EINVAL` if it is not a machine.
+    pub fn load(run: &Path) -> Result<Machine, Errno> {
+        let file = rustix::fs::open(
+            run.join("machine.json"),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let mut text = Vec::with_capacity(4096);
+        loop {
+            let mut chunk = [0; 4096];
+            match rustix::io::read(&file, &mut chunk) {
+                Ok(0) => break,
+                Ok(bytes) => text.extend_from_slice(&chunk[..bytes]),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        serde_json::from_slice(&text).map_err(|_| Errno::INVAL)
+    }
+
+    /// The groups of the machine, ascending.
+    pub fn groups(&self) -> Vec<u32> {
+        let mut groups: Vec<u32> = self.devices.iter().map(|device| device.group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
+    /// The device number of `/dev/vfio/N` as (major, minor), `None` if the machine has no such group.
+    pub fn group_device(&self, group: u32) -> Option<(u32, u32)> {
+        let exists = self.devices.iter().any(|device| device.group == group);
+        exists.then_some((tree::GROUP_MAJOR, group))
+    }
+}
+
+/// `[iommu]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IommuConfig {
+    /// Which model.
+    pub kind: IommuKind,
+    /// VT-d: scalable mode (PASID tables) rather than legacy mode. Default true; false for AMD, which has no modes.
+    pub scalable: bool,
+    /// Guest address width in bits: 39, 48 (default) or 57 for VT-d; 32..=64 for AMD (default 48).
+    pub address_width: u8,
+    /// A modelled IOTLB (default true).
+    pub iotlb: bool,
+}
+
+impl Default for IommuConfig {
+    fn default() -> IommuConfig {
+        IommuConfig {
+            kind: IommuKind::Vtd,
+            scalable: true,
+            address_width: 48,
+            iotlb: true,
+        }
+    }
+}
+
+/// The IOMMU models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IommuKind {
+    /// Intel VT-d, second-stage tables.
+    Vtd,
+    /// AMD-Vi, version 1 tables.
+    Amd,
+}
+
+impl IommuKind {
+    /// Its name in flags and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            IommuKind::Vtd => "vtd",
+            IommuKind::Amd => "amd",
+        }
+    }
+}
+
+/// `[vfio]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VfioConfig {
+    /// `vfio_iommu_type1.dma_entry_limit` (65535).
+    pub dma_entry_limit: u32,
+    /// Locked-memory limit of MAP_DMA.
+    pub memlock: Memlock,
+}
+
+impl Default for VfioConfig {
+    fn default() -> VfioConfig {
+        VfioConfig {
+            dma_entry_limit: 65535,
+            memlock: Memlock::Unlimited,
+        }
+    }
+}
+
+/// `memlock = "inherit" | "unlimited" | SIZE`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Memlock {
+    /// The client's RLIMIT_MEMLOCK (ignored with CAP_IPC_LOCK, as in the kernel).
+    Inherit,
+    /// No limit.
+    Unlimited,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl From<Memlock> for String {
+    fn from(memlock: Memlock) -> String {
+        match memlock {
+            Memlock::Inherit => "inherit".into(),
+            Memlock::Unlimited => "unlimited".into(),
+            Memlock::Bytes(bytes) => size::format(bytes),
+        }
+    }
+}
+
+impl TryFrom<String> for Memlock {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Memlock, String> {
+        match text.as_str() {
+            "inherit" => Ok(Memlock::Inherit),
+            "unlimited" => Ok(Memlock::Unlimited),
+            other => size::parse(other).map(Memlock::Bytes).ok_or_else(|| {
+                format!("'{other}' is not inherit, unlimited or {}", size::ACCEPTED)
+            }),
+        }
+    }
+}
+
+/// `[[device]]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceConfig {
+    /// Its address.
+    pub bdf: String,
+    /// Its IOMMU group.
+    pub group: u32,
+    /// What it is.
+    #[serde(flatten)]
+    pub kind: DeviceKind,
+}
+
+impl DeviceConfig {
+    /// Its address, parsed.
+    ///
+    /// # Panics
+    /// If the machine was not made by [`resolve`]: that checks every address.
+    pub fn address(&self) -> Bdf {
+        self.bdf
+            .parse()
+            .expect("addresses were checked when the machine was resolved")
+    }
+}
+
+/// What a device is, by `kind =`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum DeviceKind {
+    /// An NVMe 1.4 controller.
+    Nvme(NvmeConfig),
+    /// QEMU's educational device.
+    Edu(EduConfig),
+    /// A device that only fills a place in a group.
+    Stub(StubConfig),
+}
+
+impl DeviceKind {
+    /// Its name in flags and files.
+    pub fn name(&self) -> &'static str {
+        match self {
+            DeviceKind::Nvme(_) => "nvme",
+            DeviceKind::Edu(_) => "edu",
+            DeviceKind::Stub(_) => "stub",
+        }
+    }
+}
+
+/// `kind = "nvme"`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NvmeConfig {
+    /// One medium per namespace, in order: namespace 1, 2, ... In a run: absolute paths to raw files or block devices
+    /// (a `size=` namespace is a file of the run's directory).
+    pub namespaces: Vec<Medium>,
+    /// Logical block size in bytes: 512 (default) or 4096.
+    pub block: u32,
+    /// Serial number, up to 20 ASCII characters.
+    pub serial: String,
+    /// I/O queue pairs, 1..=64 (default 16).
+    pub queues: u16,
+    /// Volatile write cache in bytes; 0 = none (default 8 MiB).
+    pub cache: u64,
+    /// Seed of what the cache evicts (default 0).
+    pub seed: u64,
+}
+
+impl Default for NvmeConfig {
+    fn default() -> NvmeConfig {
+        let serial = "swiommu-nvme".into();
+        NvmeConfig {
+            namespaces: Vec::new(),
+            block: 512,
+            serial,
+            queues: 16,
+            cache: 8 << 20,
+            seed: 0,
+        }
+    }
+}
+
+/// A namespace's medium.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Medium {
+    /// A raw file or block device. Before a run has its directory, a relative path is a file still to be made there.
+    pub path: PathBuf,
+    /// Its size in bytes; the part beyond the last whole block is not used.
+    pub bytes: u64,
+    /// Refuse writes.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// `kind = "edu"`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct EduConfig {
+    /// Bits of DMA address the device can drive; QEMU's `dma_mask` (default 28 bits there: 0 means that).
+    pub dma_bits: u8,
+}
+
+/// `kind = "stub"`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct StubConfig {
+    /// Vendor ID.
+    pub vendor: u16,
+    /// Device ID.
+    pub device: u16,
+    /// Class code, 24 bits.
+    pub class: u32,
+    /// BARs: `"128K"` for memory, `"io:32"` for I/O, empty for none.
+    pub bars: [String; 6],
+    /// MSI-X vectors.
+    pub msix: u16,
+    /// MSI vectors.
+    pub msi: u8,
+    /// Has INTA.
+    pub intx: bool,
+}
+
+#[cfg(test)]
+mod tests;

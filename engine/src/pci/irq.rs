@@ -1,0 +1,330 @@
+//! Interrupts of a device: the eventfds the client gave, and when they are signalled.
+//!
+//! One of INTx, MSI and MSI-X is active at a time; ERR and REQ stand beside them. Rules and their order follow
+//! `drivers/vfio/pci/vfio_pci_intrs.c`.
+
+use swiommu_abi::{Errno, vfio};
+use swiommu_mem::fd::EventFd;
+
+use crate::pci::Identity;
+
+/// Which of the exclusive interrupt kinds is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// None.
+    None,
+    /// The line.
+    Intx,
+    /// Message-signalled, from the capability.
+    Msi,
+    /// Message-signalled, from the table.
+    Msix,
+}
+
+/// What SET_IRQS carries per vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Nothing.
+    None,
+    /// One byte per vector.
+    Bool(Vec<u8>),
+    /// One descriptor per vector; -1 takes it away.
+    Eventfd(Vec<i32>),
+}
+
+/// What SET_IRQS does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Mask.
+    Mask,
+    /// Unmask.
+    Unmask,
+    /// Set up, or fire by hand.
+    Trigger,
+}
+
+/// The interrupt state of one open device.
+#[derive(Debug)]
+pub struct Irqs {
+    counts: [u32; 5],
+    express: bool,
+    kind: Kind,
+    vectors: Vec<Option<EventFd>>,
+    masked: bool,
+    /// DisINTx in the command register.
+    disabled: bool,
+    asserted: bool,
+    err: Option<EventFd>,
+    req: Option<EventFd>,
+}
+
+impl Irqs {
+    /// Nothing is set up.
+    pub fn new(identity: &Identity) -> Irqs {
+        let counts = [
+            u32::from(identity.interrupt_pin != 0),
+            u32::from(identity.msi),
+            identity.msix.map_or(0, |msix| u32::from(msix.vectors)),
+            u32::from(identity.express),
+            1,
+        ];
+        Irqs {
+            counts,
+            express: identity.express,
+            kind: Kind::None,
+            vectors: Vec::new(),
+            masked: false,
+            disabled: false,
+            asserted: false,
+            err: None,
+            req: None,
+        }
+    }
+
+    /// Vectors of an interrupt index, 0..=4.
+    pub fn count(&self, index: u32) -> u32 {
+        self.counts[index as usize]
+    }
+
+    /// Which kind is active.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// DisINTx in the command register changed: it masks or unmasks INTx, and INTx starts masked while it is set.
+    pub fn set_intx_disabled(&mut self, disabled: bool) {
+        self.disabled = disabled;
+        self.set_intx_mask(disabled);
+    }
+
+    /// Whether INTx is held back by the client.
+    fn set_intx_mask(&mut self, masked: bool) {
+        self.masked = masked;
+        self.deliver_intx();
+    }
+
+    /// The device drives its INTx line.
+    pub fn drive_intx(&mut self, asserted: bool) {
+        self.asserted = asserted;
+        self.deliver_intx();
+    }
+
+    /// Whether the line is asserted, for the status register.
+    pub fn intx_asserted(&self) -> bool {
+        self.asserted
+    }
+
+    /// The device sends message `vector`.
+    pub fn message(&self, vector: u16) {
+        if matches!(self.kind, Kind::Msi | Kind::Msix) {
+            self.signal(usize::from(vector));
+        }
+    }
+
+    fn signal(&self, vector: usize) {
+        if let Some(Some(trigger)) = self.vectors.get(vector) {
+            trigger.signal();
+        }
+    }
+
+    /// A line interrupt masks itself when it is signalled and fires again on unmask while it is asserted.
+    fn deliver_intx(&mut self) {
+        if self.kind == Kind::Intx && self.asserted && !self.masked {
+            self.masked = true;
+            self.signal(0);
+        }
+    }
+
+    /// SET_IRQS, its header already validated against the index's count.
+    ///
+    /// # Errors
+    /// As the kernel.
+    pub fn set(
+        &mut self,
+        index: u32,
+        action: Action,
+        start: u32,
+        data: Data,
+        count: u32,
+    ) -> Result<(), Errno> {
+        match (index, action) {
+            (vfio::PCI_INTX_IRQ_INDEX, Action::Mask) => self.intx_mask(start, count, &data, true),
+            (vfio::PCI_INTX_IRQ_INDEX, Action::Unmask) => {
+                self.intx_mask(start, count, &data, false)
+            }
+            (vfio::PCI_INTX_IRQ_INDEX, Action::Trigger) => self.intx_trigger(start, count, data),
+            (vfio::PCI_MSI_IRQ_INDEX, Action::Trigger) => {
+                self.msi_trigger(Kind::Msi, start, count, data)
+            }
+            (vfio::PCI_MSIX_IRQ_INDEX, Action::Trigger) => {
+                self.msi_trigger(Kind::Msix, start, count, data)
+            }
+            (vfio::PCI_ERR_IRQ_INDEX, Action::Trigger) if self.express => {
+                if start != 0 || count > 1 {
+                    return Err(Errno::EINVAL);
+                }
+                single(&mut self.err, count, data)
+            }
+            (vfio::PCI_REQ_IRQ_INDEX, Action::Trigger) => {
+                if start != 0 || count > 1 {
+                    return Err(Errno::EINVAL);
+                }
+                single(&mut self.req, count, data)
+            }
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    fn intx_mask(&mut self, start: u32, count: u32, data: &Data, mask: bool) -> Result<(), Errno> {
+        if self.kind != Kind::Intx || start != 0 || count != 1 {
+            return Err(Errno::EINVAL);
+        }
+        match data {
+            Data::None => self.set_intx_mask(mask),
+            Data::Bool(wanted) => {
+                if wanted[0] != 0 {
+                    self.set_intx_mask(mask);
+                }
+            }
+            Data::Eventfd(_) => return Err(Errno::ENOTTY),
+        }
+        Ok(())
+    }
+
+    fn intx_trigger(&mut self, start: u32, count: u32, data: Data) -> Result<(), Errno> {
+        if self.kind == Kind::Intx && count == 0 && data == Data::None {
+            self.disable();
+            return Ok(());
+        }
+        if !matches!(self.kind, Kind::Intx | Kind::None) || start != 0 || count != 1 {
+            return Err(Errno::EINVAL);
+        }
+        match data {
+            Data::Eventfd(fds) => {
+                let trigger = open_trigger(fds[0])?;
+                if self.kind == Kind::None {
+                    self.kind = Kind::Intx;
+                    self.masked = self.disabled;
+                }
+                self.vectors = vec![trigger];
+                self.deliver_intx();
+                Ok(())
+            }
+            _ if self.kind != Kind::Intx => Err(Errno::EINVAL),
+            Data::None => {
+                self.signal(0);
+                Ok(())
+            }
+            Data::Bool(fire) => {
+                if fire[0] != 0 {
+                    self.signal(0);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn msi_trigger(&mut self, kind: Kind, start: u32, count: u32, data: Data) -> Result<(), Errno> {
+        if self.kind == kind && count == 0 && data == Data::None {
+            self.disable();
+            return Ok(());
+        }
+        if self.kind != kind && self.kind != Kind::None {
+            return Err(Errno::EINVAL);
+        }
+        if let Data::Eventfd(fds) = data {
+            return self.msi_eventfds(kind, start as usize, &fds);
+        }
+        if self.kind != kind {
+            return Err(Errno::EINVAL);
+        }
+        for vector in start..start + count {
+            let fire = match &data {
+                Data::Bool(fire) => fire[(vector - start) as usize] != 0,
+                _ => true,
+            };
+            if fire {
+                self.signal(vector as usize);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives vectors `start..` their eventfds. The vectors enabled first fix how many MSI has.
+    fn msi_eventfds(&mut self, kind: Kind, start: usize, fds: &[i32]) -> Result<(), Errno> {
+        let fresh = self.kind == Kind::None;
+        let past = start + fds.len();
+        if fresh && past == 0 {
+            return Err(Errno::ERANGE);
+        }
+        if !fresh && kind == Kind::Msi && past > self.vectors.len() {
+            return Err(Errno::EINVAL);
+        }
+        self.kind = kind;
+        if self.vectors.len() < past {
+            self.vectors.resize_with(past, || None);
+        }
+        for (index, fd) in fds.iter().enumerate() {
+            match open_trigger(*fd) {
+                Ok(trigger) => self.vectors[start + index] = trigger,
+                Err(errno) => {
+                    // the vectors of this call are lost, those before it too when it was the one that enabled
+                    self.vectors[start..=start + index].fill_with(|| None);
+                    if fresh {
+                        self.disable();
+                    }
+                    return Err(errno);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns INTx, MSI or MSI-X off.
+    pub fn disable(&mut self) {
+        self.kind = Kind::None;
+        self.vectors.clear();
+        self.masked = false;
+    }
+
+    /// The last file closed: everything goes.
+    pub fn close(&mut self) {
+        self.disable();
+        self.err = None;
+        self.req = None;
+    }
+}
+
+/// Takes a reference of the client's eventfd: `None` for a negative descriptor.
+fn open_trigger(number: i32) -> Result<Option<EventFd>, Errno> {
+    if number < 0 {
+        return Ok(None);
+    }
+    EventFd::of_client(number).map(Some)
+}
+
+/// ERR and REQ: one trigger, with loopback.
+fn single(slot: &mut Option<EventFd>, count: u32, data: Data) -> Result<(), Errno> {
+    match data {
+        Data::None => match slot {
+            Some(trigger) if count > 0 => trigger.signal(),
+            Some(_) => *slot = None,
+            None => return Err(Errno::EINVAL),
+        },
+        Data::Bool(fire) => {
+            let fire = fire.first().ok_or(Errno::EINVAL)?;
+            if let (true, Some(trigger)) = (*fire != 0, &*slot) {
+                trigger.signal();
+            }
+        }
+        Data::Eventfd(fds) => {
+            let number = *fds.first().ok_or(Errno::EINVAL)?;
+            match number {
+                -1 => *slot = None,
+                0.. => *slot = open_trigger(number)?,
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+    }
+    Ok(())
+}

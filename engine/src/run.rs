@@ -1,0 +1,250 @@
+//! The engine of one process of a run: the machine's IOMMU, its groups and functions, and what this process holds of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use swiommu_abi::Errno;
+use swiommu_iommu::{Config, Iommu, Kind};
+use swiommu_mem::fd::{self, Hidden};
+use swiommu_mem::{Client, UserAddr, limit};
+
+use crate::device;
+use crate::door::{Call, Engine, File, NewFile};
+use crate::iommufd::ioas::{Ground, Locked};
+use crate::iommufd::regions::Regions;
+use crate::iommufd::{Pins, place};
+use crate::machine::options::Options;
+use crate::machine::{IommuKind, Machine, Memlock, resources};
+use crate::pci::Identity;
+use crate::pci::function::Function;
+use crate::report::Reports;
+use crate::vfio::container::{Container, ContainerFile};
+use crate::vfio::device::DeviceFile;
+use crate::vfio::group::{Group, GroupFile};
+
+/// The engine.
+pub struct Run {
+    /// The machine, as the command line resolved it.
+    pub machine: Machine,
+    /// `SWIOMMU_OPTIONS`.
+    pub options: Options,
+    /// The process whose memory DMA reaches.
+    pub client: Client,
+    /// The IOMMU all functions sit behind.
+    pub iommu: Arc<Iommu>,
+    /// The functions, in the machine's order.
+    pub functions: Vec<Arc<Function>>,
+    /// Where reports go.
+    pub reports: Reports,
+    /// All containers that may be alive, for the report at exit.
+    pub containers: Mutex<Vec<Weak<Container>>>,
+    dir: PathBuf,
+    groups: BTreeMap<u32, Arc<Group>>,
+    pins: Arc<Pins>,
+    locked: Arc<Locked>,
+    regions: Arc<Regions>,
+}
+
+impl Run {
+    /// Reads the run's directory and builds the machine. No device is powered on yet.
+    ///
+    /// # Errors
+    /// One line for the user: the directory is not a run's, or its machine cannot be built.
+    pub fn open(dir: &str, options: Options, client: Client) -> Result<Arc<Run>, String> {
+        let dir = PathBuf::from(dir);
+        let machine = Machine::load(&dir).map_err(|errno| {
+            format!(
+                "{}: the machine of the run cannot be read: {errno}",
+                dir.display()
+            )
+        })?;
+        let kind = match machine.iommu.kind {
+            IommuKind::Vtd => Kind::Vtd {
+                scalable: machine.iommu.scalable,
+            },
+            IommuKind::Amd => Kind::Amd,
+        };
+        let config = Config {
+            kind,
+            address_width: machine.iommu.address_width,
+            iotlb: machine.iommu.iotlb,
+        };
+        let iommu = Iommu::new(config).map_err(|error| format!("iommu: {error}"))?;
+        let mut functions = Vec::new();
+        for (index, device) in machine.devices.iter().enumerate() {
+            functions.push(Arc::new(Function::new(
+                index,
+                device.address(),
+                device.clone(),
+            )));
+        }
+        let mut members: BTreeMap<u32, Vec<Arc<Function>>> = BTreeMap::new();
+        for (device, function) in machine.devices.iter().zip(&functions) {
+            members
+                .entry(device.group)
+                .or_default()
+                .push(function.clone());
+        }
+        let groups = members
+            .into_iter()
+            .map(|(number, functions)| (number, Arc::new(Group::new(number, functions))))
+            .collect();
+        Ok(Arc::new(Run {
+            reports: Reports::new(&dir, &options),
+            machine,
+            options,
+            client,
+            iommu,
+            functions,
+            containers: Mutex::default(),
+            dir,
+            groups,
+            pins: Arc::default(),
+            locked: Arc::default(),
+            regions: Arc::default(),
+        }))
+    }
+
+    /// What an address space of this process stands on.
+    pub fn ground(&self) -> Ground {
+        Ground {
+            pins: self.pins.clone(),
+            locked: self.locked.clone(),
+            regions: self.regions.clone(),
+            client: self.client,
+        }
+    }
+
+    /// The IOVA ranges a client can map: the aperture without the reserved ranges.
+    pub fn usable_iovas(&self) -> Vec<(u64, u64)> {
+        let (mut first, last) = self.iommu.aperture();
+        let mut usable = Vec::new();
+        for &(lo, hi) in self.iommu.reserved() {
+            if lo > last || hi < first {
+                continue;
+            }
+            if first < lo {
+                usable.push((first, lo - 1));
+            }
+            first = hi.saturating_add(1);
+        }
+        if first <= last {
+            usable.push((first, last));
+        }
+        usable
+    }
+
+    /// The locked-memory limit of MAP_DMA in bytes, `None` without one.
+    pub fn memlock(&self) -> Option<u64> {
+        match self.machine.vfio.memlock {
+            Memlock::Unlimited => None,
+            Memlock::Bytes(bytes) => Some(bytes),
+            Memlock::Inherit => limit::locked_memory(),
+        }
+    }
+
+    /// Takes a group for this process.
+    ///
+    /// # Errors
+    /// EBUSY when another process of the run has it, EIO when the run's directory is gone.
+    pub fn lock_group(&self, number: u32) -> Result<Hidden, Errno> {
+        let path = self.dir.join("locks").join(format!("group-{number}"));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|_| Errno::EIO)?;
+        let file = Hidden::new(file)?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| Errno::EBUSY)?;
+        Ok(file)
+    }
+
+    /// The bus addresses of a function's BARs, the same in every process of the run.
+    pub fn bar_bases(&self, index: usize, identity: &Identity) -> [u64; 6] {
+        let identities: Vec<Identity> = self
+            .machine
+            .devices
+            .iter()
+            .enumerate()
+            .map(|(at, device)| match at == index {
+                true => Ok(identity.clone()),
+                false => device::identity(&device.kind),
+            })
+            .collect::<Result<_, _>>()
+            .unwrap_or_else(|_| vec![identity.clone(); index + 1]);
+        resources::assign(&identities)[index].map(|resource| resource.first)
+    }
+
+    /// The run's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// The engine behind the door: a [`Run`] that can hand itself out.
+pub struct OpenRun(Arc<Run>);
+
+/// Opens the run named by `SWIOMMU_RUN` for this process.
+///
+/// # Errors
+/// One line for the user.
+pub fn open_run(dir: &str, options: Options, client: Client) -> Result<Arc<dyn Engine>, String> {
+    Ok(Arc::new(OpenRun(Run::open(dir, options, client)?)))
+}
+
+impl Engine for OpenRun {
+    fn open(&self, _: &Call<'_>, path: &str) -> Option<Result<NewFile, Errno>> {
+        let name = path.strip_prefix("/dev/vfio/")?;
+        let run = &self.0;
+        let file: Result<Arc<dyn File>, Errno> = if name == "vfio" {
+            Ok(Arc::new(ContainerFile::new(run.clone())))
+        } else {
+            let number: u32 = name.parse().ok()?;
+            GroupFile::open(run, run.groups.get(&number)?).map(|file| file as Arc<dyn File>)
+        };
+        Some(file.and_then(|file| {
+            Ok(NewFile {
+                object: fd::memfd("vfio", 0)?,
+                file,
+            })
+        }))
+    }
+
+    fn vacate(&self, call: &Call<'_>, first: UserAddr, bytes: u64) {
+        for lost in self.0.pins.vacate(first, bytes) {
+            self.0
+                .reports
+                .lost_page(call, lost.iova, lost.va, lost.bytes);
+        }
+    }
+
+    fn mapped(&self, first: UserAddr, bytes: u64, file: Option<(&Arc<dyn File>, u64)>) {
+        let regions = &self.0.regions;
+        let Some((file, offset)) = file else {
+            regions.remove(first, bytes);
+            return;
+        };
+        let file: Arc<dyn std::any::Any + Send + Sync> = file.clone();
+        if let Ok(device) = file.downcast::<DeviceFile>() {
+            let bar = (offset >> swiommu_abi::vfio::PCI_OFFSET_SHIFT) as u8;
+            let at = offset & ((1 << swiommu_abi::vfio::PCI_OFFSET_SHIFT) - 1);
+            regions.add(
+                first,
+                bytes,
+                place::region(device.function().index(), bar, at),
+            );
+        }
+    }
+
+    fn owns(&self, number: i32) -> bool {
+        fd::owns(number)
+    }
+
+    fn exit(&self) {
+        self.0.reports.at_exit(&self.0);
+        for function in &self.0.functions {
+            function.power_off();
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! `/dev/vfio/N`: an IOMMU group, the unit of ownership (`drivers/vfio/group.c`).
+//!
+//! One process of the run holds a group at a time, and within it one open file. Device files keep the group file
+//! alive: a group is free again when the last of them has closed.
+
+use std::sync::{Arc, Mutex, Weak};
+
+use swiommu_abi::{Errno, vfio};
+use swiommu_iommu::StreamId;
+use swiommu_mem::UserAddr;
+use swiommu_mem::fd::Hidden;
+
+use super::argsz::{copy_in, copy_out};
+use super::container::{Container, ContainerFile};
+use super::device::DeviceFile;
+use crate::door::{Answer, Call, CharDevice, File};
+use crate::pci::function::Function;
+use crate::run::Run;
+
+/// A group of the machine.
+pub struct Group {
+    /// Its number.
+    pub number: u32,
+    /// Its functions.
+    pub functions: Vec<Arc<Function>>,
+    open: Mutex<bool>,
+}
+
+impl Group {
+    /// A group nobody has opened.
+    pub fn new(number: u32, functions: Vec<Arc<Function>>) -> Group {
+        Group {
+            number,
+            functions,
+            open: Mutex::new(false),
+        }
+    }
+
+    fn streams(&self) -> Vec<StreamId> {
+        self.functions
+            .iter()
+            .map(|function| function.stream())
+            .collect()
+    }
+}
+
+/// The open file of a group.
+pub struct GroupFile {
+    run: Arc<Run>,
+    group: Arc<Group>,
+    this: Weak<GroupFile>,
+    state: Mutex<State>,
+    /// Held until the last file of the group closes: no other process of the run can open it.
+    _lock: Hidden,
+}
+
+#[derive(Default)]
+struct State {
+    container: Option<Arc<Container>>,
+    devices: usize,
+}
+
+impl GroupFile {
+    /// Opens a group.
+    ///
+    /// # Errors
+    /// EBUSY while a file of it is open, here or in another process.
+    pub fn open(run: &Arc<Run>, group: &Arc<Group>) -> Result<Arc<GroupFile>, Errno> {
+        let mut open = group.open.lock().unwrap();
+        if *open {
+            return Err(Errno::EBUSY);
+        }
+        let lock = run.lock_group(group.number)?;
+        *open = true;
+        Ok(Arc::new_cyclic(|this| GroupFile {
+            run: run.clone(),
+            group: group.clone(),
+            this: this.clone(),
+            state: Mutex::default(),
+            _lock: lock,
+        }))
+    }
+
+    /// A device file closed.
+    pub fn device_closed(&self) {
+        self.state.lock().unwrap().devices -= 1;
+    }
+
+    fn get_status(&self, call: &Call<'_>, arg: u64) -> Result<(), Errno> {
+        let minsz = size_of::<vfio::GroupStatus>();
+        let mut status: vfio::GroupStatus = copy_in(call, arg, minsz)?;
+        if (status.argsz as usize) < minsz {
+            return Err(Errno::EINVAL);
+        }
+        // every function of the machine is bound to vfio-pci, so a group is always viable
+        status.flags = vfio::GROUP_FLAGS_VIABLE;
+        if self.state.lock().unwrap().container.is_some() {
+            status.flags |= vfio::GROUP_FLAGS_CONTAINER_SET;
+        }
+        copy_out(call, arg, &status, minsz)
+    }
+
+    fn set_container(&self, call: &Call<'_>, arg: u64) -> Result<(), Errno> {
+        let fd: i32 = call
+            .client
+            .read_obj(UserAddr(arg))
+            .map_err(|_| Errno::EFAULT)?;
+        let mut state = self.state.lock().unwrap();
+        if state.container.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let Some(file) = call.files.get(fd) else {
+            return Err(if swiommu_mem::fd::is_open(fd) {
+                Errno::EBADFD
+            } else {
+                Errno::EBADF
+            });
+        };
+        let file: Arc<dyn std::any::Any + Send + Sync> = file;
+        let file = file
+            .downcast::<ContainerFile>()
+            .map_err(|_| Errno::EBADFD)?;
+        file.container.join(self.group.number, self.group.streams());
+        state.container = Some(file.container.clone());
+        Ok(())
+    }
+
+    fn unset_container(&self) -> Result<(), Errno> {
+        let mut state = self.state.lock().unwrap();
+        if state.container.is_none() {
+            return Err(Errno::EINVAL);
+        }
+        if state.devices > 0 {
+            return Err(Errno::EBUSY);
+        }
+        if let Some(container) = state.container.take() {
+            container.leave(self.group.number);
+        }
+        Ok(())
+    }
+
+    fn get_device_fd(&self, call: &Call<'_>, arg: u64) -> Result<Answer, Errno> {
+        let name = read_name(call, arg)?;
+        let function = self.named(&name)?;
+        let mut state = self.state.lock().unwrap();
+        let container = state
+            .container
+            .as_ref()
+            .filter(|container| container.has_iommu())
+            .ok_or(Errno::EINVAL)?;
+        let this = self
+            .this
+            .upgrade()
+            .expect("the file is in use by this call");
+        let file = DeviceFile::open(&self.run, function, this, container, call)?;
+        state.devices += 1;
+        Ok(Answer::Open(file))
+    }
+
+    /// The function of this group that a device name means: `BDF` or `BDF key=value...`.
+    fn named(&self, name: &str) -> Result<&Arc<Function>, Errno> {
+        let mut words = name.split(' ').filter(|word| !word.is_empty());
+        let bdf = words.next().unwrap_or("");
+        let function = self
+            .group
+            .functions
+            .iter()
+            .find(|function| function.bdf().to_string() == bdf)
+            .ok_or(Errno::ENODEV)?;
+        // no function of the machine wants a VF token, and no other option exists
+        if words.next().is_some() {
+            Err(Errno::EINVAL)
+        } else {
+            Ok(function)
+        }
+    }
+}
+
+/// Copies a string of less than a page in, as `strndup_user` does.
+fn read_name(call: &Call<'_>, arg: u64) -> Result<String, Errno> {
+    let mut name = Vec::new();
+    loop {
+        let at = arg.checked_add(name.len() as u64).ok_or(Errno::EFAULT)?;
+        let byte: u8 = call
+            .client
+            .read_obj(UserAddr(at))
+            .map_err(|_| Errno::EFAULT)?;
+        match byte {
+            0 => return String::from_utf8(name).map_err(|_| Errno::ENODEV),
+            _ if name.len() + 1 == 4096 => return Err(Errno::EINVAL),
+            _ => name.push(byte),
+        }
+    }
+}
+
+impl File for GroupFile {
+    fn link(&self) -> String {
+        format!("/dev/vfio/{}", self.group.number)
+    }
+
+    fn char_device(&self) -> Option<CharDevice> {
+        Some(CharDevice {
+            major: 511,
+            minor: self.group.number,
+        })
+    }
+
+    fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno> {
+        match cmd {
+            vfio::GROUP_GET_DEVICE_FD => return self.get_device_fd(call, arg),
+            vfio::GROUP_GET_STATUS => self.get_status(call, arg),
+            vfio::GROUP_SET_CONTAINER => self.set_container(call, arg),
+            vfio::GROUP_UNSET_CONTAINER => self.unset_container(),
+            _ => Err(Errno::ENOTTY),
+        }
+        .map(|()| Answer::Value(0))
+    }
+}
+
+impl Drop for GroupFile {
+    fn drop(&mut self) {
+        if let Some(container) = self.state.get_mut().unwrap().container.take() {
+            container.leave(self.group.number);
+        }
+        *self.group.open.lock().unwrap() = false;
+    }
+}

@@ -1,0 +1,8 @@
+//! VFIO as programs see it: containers, groups, devices, their regions and interrupts.
+
+pub mod argsz;
+pub mod container;
+pub mod device;
+pub mod dirty;
+pub mod group;
+pub mod type1;

@@ -1,0 +1,14 @@
+//! The engine driven through its public door, as the preloaded library drives it: what a client sees of groups,
+//! containers and devices, what DMA reaches, and what is reported.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod device;
+mod irq;
+mod model;
+mod ownership;
+mod pins;
+mod reports;
+mod space;
+mod stress;

@@ -1,0 +1,144 @@
+//! Adding translations, with the largest pages that alignment allows.
+
+use std::sync::atomic::Ordering;
+
+use super::fmt::{ADDRESS, Entry, Format, index, mask, shift};
+use super::page::{self, Table};
+use super::{Slots, Span, Tree};
+use crate::addr::Prot;
+
+/// The range holds a translation already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Occupied;
+
+/// Maps `span` to `pa` onwards, or nothing at all. Both are 4 KiB aligned; `span` lies in the tree.
+pub(crate) fn map<F: Format>(
+    tree: &mut Tree<'_>,
+    span: Span,
+    pa: u64,
+    prot: Prot,
+) -> Result<(), Occupied> {
+    let (root, top) = (page::at(tree.root), tree.top);
+    if span.last - span.first == mask(12) {
+        return map_one::<F>(tree, span.first, pa, prot);
+    }
+    if !is_free::<F>(root, top, span) {
+        return Err(Occupied);
+    }
+    fill::<F>(tree, root, top, Fill { span, pa, prot });
+    Ok(())
+}
+
+/// One 4 KiB page: the common case, without a second pass.
+fn map_one<F: Format>(tree: &mut Tree<'_>, iova: u64, pa: u64, prot: Prot) -> Result<(), Occupied> {
+    let mut table = page::at(tree.root);
+    let need = F::need(Prot::all());
+    for level in (1..=tree.top).rev() {
+        let slot = index(iova, level);
+        let entry = table.load(slot);
+        // A table is made only below an empty entry, so nothing under it can be occupied and no table
+        // is left behind by a refusal.
+        table = if F::descends(entry, level, need) {
+            page::at(entry & ADDRESS)
+        } else if entry == 0 {
+            link::<F>(tree, table, slot, level)
+        } else {
+            return Err(Occupied);
+        };
+    }
+    let slot = table.slot(index(iova, 0));
+    if slot.load(Ordering::Relaxed) != 0 {
+        return Err(Occupied);
+    }
+    slot.store(F::leaf(pa, 0, 12, prot, false), Ordering::Release);
+    Ok(())
+}
+
+fn link<'a, F: Format>(tree: &mut Tree<'a>, table: &Table, slot: usize, level: u32) -> &'a Table {
+    let child = tree.new_table();
+    table.store(slot, F::table(child.address(), level - 1));
+    child
+}
+
+fn is_free<F: Format>(table: &Table, level: u32, span: Span) -> bool {
+    Slots::new(span, level).all(|(slot, covered)| match F::decode(table.load(slot), level) {
+        Entry::Empty => true,
+        Entry::Table { address, level } => {
+            is_free::<F>(page::at(address), level, covered.clip(span))
+        }
+        Entry::Leaf { .. } | Entry::Reserved => false,
+    })
+}
+
+/// What is still to be mapped.
+#[derive(Clone, Copy)]
+struct Fill {
+    span: Span,
+    pa: u64,
+    prot: Prot,
+}
+
+impl Fill {
+    /// The largest page that entries of `level` can describe at `iova`; 0 if none.
+    fn page_lg2<F: Format>(&self, iova: u64, level: u32) -> u32 {
+        let aligned = (iova | self.pa_of(iova)).trailing_zeros().min(63);
+        let room = (self.span.last - iova)
+            .checked_add(1)
+            .map_or(63, u64::ilog2);
+        let possible = F::page_sizes(level) & mask(aligned.min(room) + 1);
+        if possible == 0 { 0 } else { possible.ilog2() }
+    }
+
+    fn pa_of(&self, iova: u64) -> u64 {
+        self.pa + (iova - self.span.first)
+    }
+}
+
+/// Fills the part of `fill` that lies under `table`. The range is known to be free.
+fn fill<F: Format>(tree: &mut Tree<'_>, table: &Table, level: u32, fill_all: Fill) {
+    fill_part::<F>(tree, table, level, fill_all, fill_all.span);
+}
+
+fn fill_part<F: Format>(tree: &mut Tree<'_>, table: &Table, level: u32, all: Fill, part: Span) {
+    let mut slots = Slots::new(part, level);
+    while let Some((slot, covered)) = slots.next() {
+        let clipped = covered.clip(part);
+        let lg2 = if clipped.first == covered.first {
+            all.page_lg2::<F>(covered.first, level)
+        } else {
+            0
+        };
+        if lg2 == 0 {
+            let entry = table.load(slot);
+            let child = match F::decode(entry, level) {
+                Entry::Table { address, .. } => page::at(address),
+                _ => link::<F>(tree, table, slot, level),
+            };
+            fill_part::<F>(tree, child, level - 1, all, clipped);
+            continue;
+        }
+        let entry = F::leaf(all.pa_of(covered.first), level, lg2, all.prot, false);
+        for replica in 0..1 << (lg2 - shift(level)) {
+            let word = table.slot(slot + replica);
+            if let Entry::Table { address, level } =
+                F::decode(word.swap(entry, Ordering::AcqRel), level)
+            {
+                retire_tables::<F>(tree, address, level);
+            }
+        }
+        slots.skip_to(covered.first.checked_add(1 << lg2));
+    }
+}
+
+/// Retires an unlinked table and the tables under it; their leaves are no longer reachable.
+pub(super) fn retire_tables<F: Format>(tree: &mut Tree<'_>, address: u64, level: u32) {
+    if level > 0 {
+        for slot in 0..page::ENTRIES {
+            if let Entry::Table { address, level } = F::decode(page::at(address).load(slot), level)
+            {
+                retire_tables::<F>(tree, address, level);
+            }
+        }
+    }
+    tree.retire(address);
+}

@@ -1,0 +1,105 @@
+//! Reading the tree: the fast walk of the DMA path, and the full walk that can say why not.
+
+use super::fmt::{Entry, Format, index, mask, shift};
+use super::page;
+use crate::addr::Prot;
+use std::sync::atomic::AtomicU64;
+
+/// Where a walk ended well.
+#[derive(Clone, Copy)]
+pub(crate) struct Hit<'a> {
+    /// The leaf entry's word, for setting its D bit.
+    pub(crate) slot: &'a AtomicU64,
+    /// Its value as read.
+    pub(crate) entry: u64,
+    /// The translated address.
+    pub(crate) pa: u64,
+    /// Size of the page.
+    pub(crate) lg2: u32,
+    /// What the whole path allows.
+    pub(crate) prot: Prot,
+}
+
+/// Why a walk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Miss {
+    /// An entry is not present.
+    NotPresent,
+    /// Skipped levels whose address bits are not zero.
+    Skipped,
+    /// An entry has reserved bits set or describes a size that cannot be.
+    Reserved,
+    /// The path does not allow the access.
+    Denied,
+}
+
+/// The walk as the DMA path makes it: one dependent load and one test a level. `Ok` is the entry of a
+/// 4 KiB page. `Err` is the entry, with its level, that needs a closer look: a larger page, a rare form,
+/// or a fault.
+#[inline(always)]
+pub(crate) fn fast<F: Format, const TOP: u32>(
+    root: u64,
+    iova: u64,
+    need: u64,
+) -> Result<u64, (u64, u32)> {
+    let mut address = root;
+    let mut level = TOP;
+    loop {
+        let entry = page::at(address).load(index(iova, level));
+        if level == 0 {
+            return if F::ends(entry, 0, need) {
+                Ok(entry)
+            } else {
+                Err((entry, 0))
+            };
+        }
+        if !F::descends(entry, level, need) {
+            return Err((entry, level));
+        }
+        address = F::next(entry);
+        level -= 1;
+    }
+}
+
+/// The walk with every legal form and every reason.
+pub(crate) fn full<'a, F: Format>(
+    root: u64,
+    top: u32,
+    iova: u64,
+    access: Prot,
+) -> Result<Hit<'a>, Miss> {
+    let mut address = root;
+    let mut level = top;
+    let mut prot = Prot::all();
+    loop {
+        let slot = page::at(address).slot(index(iova, level));
+        let entry = slot.load(std::sync::atomic::Ordering::Acquire);
+        match F::decode(entry, level) {
+            Entry::Empty => return Err(Miss::NotPresent),
+            Entry::Reserved => return Err(Miss::Reserved),
+            Entry::Table {
+                address: next,
+                level: below,
+            } => {
+                let skipped = mask(shift(level)) & !mask(shift(below + 1));
+                if iova & skipped != 0 {
+                    return Err(Miss::Skipped);
+                }
+                (address, level, prot) = (next, below, prot & F::prot(entry));
+            }
+            Entry::Leaf { pa, lg2 } => {
+                prot &= F::prot(entry);
+                if !prot.contains(access) {
+                    return Err(Miss::Denied);
+                }
+                return Ok(Hit {
+                    slot,
+                    entry,
+                    pa: pa | iova & mask(lg2),
+                    lg2,
+                    prot,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Device nodes of the tree: plain files there, character devices to the client.
+
+use swiommu_engine::door::CharDevice;
+use swiommu_engine::machine::tree::{CONTAINER_DEVICE, GROUP_MAJOR};
+
+/// The device number of a node, by the client's path: what `File::char_device` says once it is open.
+pub fn device(path: &str) -> CharDevice {
+    let name = path.rsplit('/').next().unwrap_or("");
+    match name.parse() {
+        Ok(minor) => CharDevice {
+            major: GROUP_MAJOR,
+            minor,
+        },
+        Err(_) => CharDevice {
+            major: CONTAINER_DEVICE.0,
+            minor: CONTAINER_DEVICE.1,
+        },
+    }
+}

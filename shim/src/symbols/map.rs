@@ -1,0 +1,175 @@
+//! mmap and its kin.
+#![allow(unsafe_code)] // C functions
+
+use std::ffi::{CStr, c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_TYPE, PROT_WRITE};
+
+use crate::map::{self, Request};
+use crate::sys::{ret, ret_int};
+use crate::{audit, files, guard, libc_entry};
+
+/// `mmap` with its return address.
+pub(super) extern "C" fn mmap_sited(
+    address: usize,
+    bytes: usize,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: u64,
+    site: usize,
+) -> *mut c_void {
+    let request = Request {
+        address,
+        bytes,
+        prot,
+        flags,
+        fd,
+        offset,
+    };
+    if flags & MAP_ANONYMOUS == 0
+        && let Some(file) = files::ours(fd)
+    {
+        let result = map::file(site, &file, request);
+        guard::enter(|| drop(file));
+        return ret(result) as *mut c_void;
+    }
+    let gone = if flags & MAP_FIXED != 0 {
+        map::take_away(site, address, bytes)
+    } else {
+        Vec::new()
+    };
+    if flags & MAP_TYPE != MAP_PRIVATE && flags & MAP_ANONYMOUS == 0 && prot & PROT_WRITE != 0 {
+        map::note_shared_file(fd);
+    }
+    // SAFETY: the client's call.
+    let result = unsafe { request.raw() };
+    if !gone.is_empty() {
+        guard::enter(|| drop(gone));
+    }
+    ret(result) as *mut c_void
+}
+
+pub(super) extern "C" fn munmap_sited(first: usize, bytes: usize, site: usize) -> c_int {
+    // SAFETY: the client's call.
+    ret_int(unsafe { map::unmap(site, first, bytes) })
+}
+
+pub(super) extern "C" fn madvise_sited(
+    first: usize,
+    bytes: usize,
+    advice: c_int,
+    site: usize,
+) -> c_int {
+    // SAFETY: the client's call.
+    ret_int(unsafe { map::advise(site, first, bytes, advice) })
+}
+
+extern "C" fn posix_madvise_sited(first: usize, bytes: usize, advice: c_int, site: usize) -> c_int {
+    // libc ignores POSIX_MADV_DONTNEED: it must not destroy data.
+    if advice == libc::POSIX_MADV_DONTNEED {
+        return 0;
+    }
+    // SAFETY: the client's call.
+    -(unsafe { map::advise(site, first, bytes, advice) }) as c_int
+}
+
+pub(super) extern "C" fn mremap_sited(
+    old: usize,
+    old_bytes: usize,
+    new_bytes: usize,
+    flags: c_int,
+    to: usize,
+    site: usize,
+) -> *mut c_void {
+    // SAFETY: the client's call.
+    ret(unsafe { map::remap(site, old, old_bytes, new_bytes, flags, to) }) as *mut c_void
+}
+
+extern "C" fn munmap_inside(first: usize, bytes: usize) -> c_int {
+    audit::pass(|| munmap_sited(first, bytes, 0))
+}
+
+extern "C" fn madvise_inside(first: usize, bytes: usize, advice: c_int) -> c_int {
+    audit::pass(|| madvise_sited(first, bytes, advice, 0))
+}
+
+extern "C" fn mremap_inside(
+    old: usize,
+    old_bytes: usize,
+    new_bytes: usize,
+    flags: c_int,
+    to: usize,
+) -> *mut c_void {
+    audit::pass(|| mremap_sited(old, old_bytes, new_bytes, flags, to, 0))
+}
+
+extern "C" fn mmap_inside(
+    address: usize,
+    bytes: usize,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: u64,
+) -> *mut c_void {
+    audit::pass(|| mmap_sited(address, bytes, prot, flags, fd, offset, 0))
+}
+
+/// Redirects what libc calls inside itself (free, realloc, thread stacks) to the functions here. A libc whose code
+/// is not as expected is left alone: then pages that it gives back while they are pinned are not kept.
+pub fn catch_libc() -> [(&'static str, Result<(), libc_entry::Refused>); 4] {
+    let entries: [(&'static CStr, *const ()); 4] = [
+        (c"munmap", munmap_inside as *const ()),
+        (c"madvise", madvise_inside as *const ()),
+        (c"mremap", mremap_inside as *const ()),
+        (c"mmap", mmap_inside as *const ()),
+    ];
+    entries.map(|(name, replacement)| {
+        // SAFETY: the replacements have these functions' signatures, make the system calls themselves and allocate
+        // from our own heap; called by the constructor.
+        let result = unsafe { libc_entry::hook(name, replacement) };
+        if result.is_err() {
+            UNSEEN.store(true, Ordering::Relaxed);
+        }
+        (name.to_str().unwrap_or_default(), result)
+    })
+}
+
+/// A function of libc could not be caught.
+static UNSEEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether libc takes memory away behind our back.
+pub fn is_libc_unseen() -> bool {
+    UNSEEN.load(Ordering::Relaxed)
+}
+
+/// `mmap` has six arguments: its return address goes on the stack as the seventh.
+macro_rules! mmap_like {
+    ($($name:ident)*) => { $(
+        #[doc = concat!("`", stringify!($name), "` of libc.")]
+        ///
+        /// # Safety
+        /// As libc's.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name() {
+            core::arch::naked_asm!(
+                "mov rax, [rsp]", "push rax", "call {inner}", "pop rcx", "ret", inner = sym mmap_sited
+            )
+        }
+    )* };
+}
+
+mmap_like! { mmap mmap64 }
+
+sited! {
+    fn munmap, "rdx" => munmap_sited;
+    fn madvise, "rcx" => madvise_sited;
+    fn posix_madvise, "rcx" => posix_madvise_sited;
+    fn mremap, "r9" => mremap_sited;
+}
+
+export! {
+    fn mprotect(first: usize, bytes: usize, prot: c_int) -> c_int { ret_int(map::protect(first, bytes, prot)) }
+}

@@ -1,0 +1,149 @@
+//! FILE streams and glob: libc opens and closes inside.
+#![allow(unsafe_code)] // C functions
+
+use std::ffi::{CStr, c_char, c_int};
+
+use libc::{FILE, O_APPEND, O_CLOEXEC, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
+
+use super::fd::{close_raw, closed_by_libc};
+use super::open::{at_place, remember};
+use crate::real::real;
+use crate::{guard, paths, stat};
+
+/// The open flags of a stream mode, as far as a device node cares.
+fn flags(mode: &[u8]) -> c_int {
+    let base = match mode.first() {
+        Some(b'w') => O_WRONLY | O_CREAT | O_TRUNC,
+        Some(b'a') => O_WRONLY | O_CREAT | O_APPEND,
+        _ => O_RDONLY,
+    };
+    mode.iter()
+        .skip(1)
+        .fold(base, |flags, letter| match letter {
+            b'+' => flags & !O_WRONLY | O_RDWR,
+            b'e' => flags | O_CLOEXEC,
+            b'x' => flags | O_EXCL,
+            _ => flags,
+        })
+}
+
+type Open = unsafe extern "C" fn(*const c_char, *const c_char) -> *mut FILE;
+
+unsafe fn open_stream(path: *const c_char, mode: *const c_char, real: Open) -> *mut FILE {
+    // SAFETY: the client's strings, or our own.
+    unsafe {
+        let Some(place) = paths::resolve_cwd(path) else {
+            return real(path, mode);
+        };
+        if !place.in_dev() || mode.is_null() || !stat::is_node(&place) {
+            let file = real(place.kernel(), mode);
+            if !file.is_null() && place.overlaid {
+                remember(libc::fileno(file), &place);
+            }
+            return file;
+        }
+        let fd = at_place(&place, flags(CStr::from_ptr(mode).to_bytes()), 0o666, 0);
+        if fd < 0 {
+            return std::ptr::null_mut();
+        }
+        let file = libc::fdopen(fd, mode);
+        if file.is_null() {
+            close_raw(fd);
+        }
+        file
+    }
+}
+
+unsafe fn reopen(
+    path: *const c_char,
+    mode: *const c_char,
+    file: *mut FILE,
+    real: unsafe extern "C" fn(*const c_char, *const c_char, *mut FILE) -> *mut FILE,
+) -> *mut FILE {
+    // SAFETY: the client's call; libc closes the old descriptor inside.
+    unsafe {
+        if !path.is_null() {
+            closed_by_libc(libc::fileno(file));
+        }
+        match paths::resolve_cwd(path) {
+            None => real(path, mode, file),
+            Some(place) => real(place.kernel(), mode, file),
+        }
+    }
+}
+
+/// glibc's `glob_t`, whose alternative directory functions the `libc` crate does not name.
+#[repr(C)]
+pub struct Glob {
+    count: usize,
+    paths: *mut *mut c_char,
+    offset: usize,
+    flags: c_int,
+    functions: [usize; 5],
+}
+
+const GLOB_ALTDIRFUNC: c_int = 1 << 9;
+
+type GlobCall = unsafe extern "C" fn(*const c_char, c_int, usize, *mut Glob) -> c_int;
+
+/// A pattern that may lead into the tree is matched with our own directory functions: the names that come out are the
+/// client's.
+unsafe fn glob_with(
+    pattern: *const c_char,
+    flags: c_int,
+    error: usize,
+    to: *mut Glob,
+    real: GlobCall,
+) -> c_int {
+    // SAFETY: the client's call.
+    unsafe {
+        let plain =
+            flags & GLOB_ALTDIRFUNC != 0 || pattern.is_null() || to.is_null() || guard::inside();
+        if plain || paths::resolve_cwd(pattern).is_none() {
+            return real(pattern, flags, error, to);
+        }
+        let old = if flags & libc::GLOB_APPEND != 0 {
+            (*to).functions
+        } else {
+            [0; 5]
+        };
+        (*to).functions = [
+            super::dir::closedir as *const () as usize,
+            super::dir::readdir64 as *const () as usize,
+            super::dir::opendir as *const () as usize,
+            super::stat::lstat as *const () as usize,
+            super::stat::stat as *const () as usize,
+        ];
+        let result = real(pattern, flags | GLOB_ALTDIRFUNC, error, to);
+        (*to).functions = old;
+        (*to).flags &= !GLOB_ALTDIRFUNC;
+        result
+    }
+}
+
+export! {
+    fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE {
+        open_stream(path, mode, real!(fopen: fn(*const c_char, *const c_char) -> *mut FILE))
+    }
+    fn fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE {
+        open_stream(path, mode, real!(fopen64: fn(*const c_char, *const c_char) -> *mut FILE))
+    }
+    fn freopen(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE {
+        reopen(path, mode, file, real!(freopen: fn(*const c_char, *const c_char, *mut FILE) -> *mut FILE))
+    }
+    fn freopen64(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE {
+        reopen(path, mode, file, real!(freopen64: fn(*const c_char, *const c_char, *mut FILE) -> *mut FILE))
+    }
+    fn fclose(file: *mut FILE) -> c_int {
+        if !file.is_null() {
+            closed_by_libc(libc::fileno(file));
+        }
+        real!(fclose: fn(*mut FILE) -> c_int)(file)
+    }
+    fn glob(pattern: *const c_char, flags: c_int, error: usize, to: *mut Glob) -> c_int {
+        glob_with(pattern, flags, error, to, real!(glob: fn(*const c_char, c_int, usize, *mut Glob) -> c_int))
+    }
+    fn glob64(pattern: *const c_char, flags: c_int, error: usize, to: *mut Glob) -> c_int {
+        glob_with(pattern, flags, error, to, real!(glob64: fn(*const c_char, c_int, usize, *mut Glob) -> c_int))
+    }
+}

@@ -1,0 +1,106 @@
+//! The page table and DMA by themselves, from the bench programs of the crates.
+
+use super::table::{Required, Row};
+use super::tools::Figures;
+use anyhow::Result;
+
+/// The page table beside the bare walk.
+pub fn page_table(figures: &Figures) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (live, most) in [(64_000, 6.0), (1_000_000, 10.0)] {
+        rows.push(beside_floor(
+            figures,
+            &format!("pair/{live}"),
+            "swiommu vtd",
+            Required::AtMost(most),
+        )?);
+    }
+    for live in [64_000, 1_000_000] {
+        let each = figures.get(&format!("bytes/{live}/swiommu"))?;
+        rows.push(Row {
+            what: format!("page table bytes per mapping, {live} dense"),
+            ours: format!("{each:.2} B"),
+            beside: "8 B and 1/512".into(),
+            ratio: each,
+            unit: " B",
+            // An entry, its share of the tables above, and the one table that is not full.
+            required: Required::AtMost(8.2),
+        });
+    }
+    for (name, required) in [
+        ("translate/2MiB/sequential", Required::AtMost(1.2)),
+        ("translate/2MiB/random", Required::AtMost(1.2)),
+        ("translate/2MiB/random 2 threads", Required::AtMost(1.2)),
+        ("translate/2MiB/dependent", Required::Nothing),
+        ("translate/256MiB/random", Required::Nothing),
+        ("translate/256MiB/random 2 threads", Required::Nothing),
+    ] {
+        rows.push(beside_floor(figures, name, "swiommu vtd", required)?);
+    }
+    for contender in [
+        "swiommu amd",
+        "swiommu vtd iotlb",
+        "swiommu vtd dirty",
+        "vm-memory IommuMemory",
+    ] {
+        rows.push(beside_floor(
+            figures,
+            "translate/2MiB/random",
+            contender,
+            Required::Nothing,
+        )?);
+    }
+    for live in [64_000, 1_000_000] {
+        for contender in ["swiommu amd", "BTreeMap", "vm-memory IommuMemory"] {
+            rows.push(beside_floor(
+                figures,
+                &format!("pair/{live}"),
+                contender,
+                Required::Nothing,
+            )?);
+        }
+    }
+    Ok(rows)
+}
+
+fn beside_floor(figures: &Figures, name: &str, contender: &str, required: Required) -> Result<Row> {
+    let floor = ("bare walk", figures.get(&format!("{name}/floor"))?);
+    let ours = figures.get(&format!("{name}/{contender}"))?;
+    Ok(Row::times(
+        format!("{name}, {contender}"),
+        ours,
+        floor,
+        required,
+    ))
+}
+
+/// DMA through the engine beside memcpy to the same pages.
+pub fn dma(figures: &Figures) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut row =
+        |direction: &str, bytes: u32, window: &str, contender: &str, required| -> Result<()> {
+            let name = format!("{direction}/{bytes}/{window}");
+            rows.push(Row::speed(
+                format!("DMA {direction} of {bytes} bytes in {window}, {contender}"),
+                figures.get(&format!("{name}/{contender}"))?,
+                ("memcpy by page", figures.get(&format!("{name}/memcpy"))?),
+                required,
+            ));
+            Ok(())
+        };
+    for bytes in [4 << 10, 64 << 10, 1 << 20] {
+        row("write", bytes, "256MiB", "swiommu", Required::AtLeast(0.95))?;
+    }
+    for window in ["1MiB", "256MiB"] {
+        for bytes in [64, 4 << 10, 64 << 10] {
+            row("read", bytes, window, "swiommu", Required::Nothing)?;
+        }
+        for contender in ["swiommu iotlb", "swiommu dirty"] {
+            row("write", 4 << 10, window, contender, Required::Nothing)?;
+        }
+    }
+    for bytes in [64, 4 << 10, 64 << 10] {
+        row("write", bytes, "1MiB", "swiommu", Required::Nothing)?;
+    }
+    Ok(rows)
+}
