@@ -82,14 +82,11 @@ impl Port {
     /// another thread does not return; so it should last for a command or a span, not longer.
     #[inline]
     pub fn begin(&mut self) -> Session<'_> {
-        let requester = &mut self.requester;
-        requester.seat.announce();
-        let (generation, root) = requester.context.plain();
+        self.requester.seat.announce();
         Session {
+            root: self.requester.plain_root(&self.unit),
+            requester: &mut self.requester,
             unit: &self.unit,
-            requester,
-            generation,
-            root,
             thread: PhantomData,
         }
     }
@@ -103,6 +100,17 @@ impl Port {
 impl Requester {
     fn unit(&self) -> &Arc<Unit> {
         self.iommu.unit()
+    }
+
+    /// Where the plain walk begins: the context's page table while that holds and the plain walk applies, else a
+    /// table in which nothing is found.
+    #[inline(always)]
+    fn plain_root(&self, unit: &Unit) -> u64 {
+        if self.context.plain && self.context.generation == unit.generation() {
+            self.context.root
+        } else {
+            unit.nothing
+        }
     }
 
     /// Everything but the plain walk.
@@ -289,12 +297,6 @@ impl Translation {
 }
 
 impl Context {
-    /// Generation (0 if the plain walk does not apply) and page table.
-    #[inline(always)]
-    fn plain(&self) -> (u64, u64) {
-        (if self.plain { self.generation } else { 0 }, self.root)
-    }
-
     /// The fast walk, and pages of an entry's own span; `None` for whatever needs a closer look.
     #[inline(always)]
     fn walk<F: Format, const TOP: u32>(
@@ -328,14 +330,12 @@ fn need_of<F: Format>(access: Access) -> u64 {
 /// A stretch of DMA by one thread. It ends when dropped.
 ///
 /// What [`Session::translate`] returned may be used until the session ends, or until this thread
-/// itself calls an unmap, detach or another draining function.
+/// itself calls an unmap, detach or another draining function. Where the stream is attached is asked once: a
+/// detach by another thread waits for this session, and one by this thread meets its next session.
 pub struct Session<'port> {
     unit: &'port Unit,
     requester: &'port mut Requester,
-    /// Generation under which `root` holds; 0 if the plain walk does not apply. Kept here, by value, so
-    /// that a loop over translations keeps both in registers.
-    generation: u64,
-    /// The context's page table.
+    /// Where the plain walk begins. Kept here, by value, so that a loop over translations has it in a register.
     root: u64,
     /// The announcement names the thread, so the session stays on it.
     thread: PhantomData<*const ()>,
@@ -352,8 +352,7 @@ impl Session<'_> {
     /// The fault of the first byte; it is also recorded in the unit ([`Iommu::faults`]).
     #[inline(always)]
     pub fn translate(&mut self, iova: Iova, bytes: u64, access: Access) -> Result<Run, Fault> {
-        if self.generation == self.unit.generation()
-            && iova.0 >> PLAIN_WIDTH == 0
+        if iova.0 >> PLAIN_WIDTH == 0
             && let Ok(entry) = walk::fast::<VtdSs, 3>(self.root, iova.0, need_of::<VtdSs>(access))
             && (access == Access::Read
                 || entry & VtdSs::DIRTY != 0
@@ -373,7 +372,7 @@ impl Session<'_> {
     #[inline(never)]
     fn otherwise(&mut self, iova: Iova, bytes: u64, access: Access) -> Result<Run, Fault> {
         let answer = self.requester.translate(iova, bytes, access);
-        (self.generation, self.root) = self.requester.context.plain();
+        self.root = self.requester.plain_root(self.unit);
         answer
     }
 

@@ -15,6 +15,8 @@ pub(crate) struct Unit {
     /// Tag of all context caches; grows with every change to who is attached where.
     generation: Generation,
     pub(crate) pool: Pool,
+    /// A table without entries, for walks that must find nothing.
+    pub(crate) nothing: u64,
     pub(crate) drain: Arc<Drain>,
     recorder: Mutex<Recorder>,
     ids: Mutex<Ids>,
@@ -97,10 +99,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Unit {
     pub(crate) fn new(config: Config) -> Arc<Self> {
+        let pool = Pool::default();
         Arc::new(Unit {
             config,
             generation: Generation::new(),
-            pool: Pool::default(),
+            nothing: pool.take().address(),
+            pool,
             drain: Drain::new(),
             recorder: Mutex::default(),
             ids: Mutex::default(),
