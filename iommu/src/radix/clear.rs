@@ -2,12 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use super::fmt::{ADDRESS, Entry, Format, index, mask, shift};
+use super::fmt::{Entry, Format, index, mask, shift};
 use super::map::retire_tables;
 use super::page::{self, Table};
 use super::rewrite::{part_group, part_page};
 use super::{Slots, Span, Tree};
-use crate::addr::Prot;
 
 /// Clears every translation in `span`, splitting pages that straddle its ends, and unlinks tables that
 /// the span covers whole. Returns how many bytes were mapped.
@@ -24,13 +23,12 @@ pub(crate) fn clear<F: Format>(tree: &mut Tree<'_>, span: Span) -> u64 {
 /// One 4 KiB page that is mapped as such: the common case. `None` leaves it to the general way.
 fn clear_one<F: Format>(tree: &mut Tree<'_>, iova: u64) -> Option<u64> {
     let mut table = page::at(tree.root);
-    let need = F::need(Prot::all());
     for level in (1..=tree.top).rev() {
         let entry = table.load(index(iova, level));
-        if !F::descends(entry, level, need) {
+        let Some(next) = F::descend(entry, level) else {
             return if entry == 0 { Some(0) } else { None };
-        }
-        table = page::at(entry & ADDRESS);
+        };
+        table = page::at(next);
     }
     let slot = table.slot(index(iova, 0));
     match F::decode(slot.load(Ordering::Relaxed), 0) {

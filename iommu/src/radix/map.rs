@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::fmt::{ADDRESS, Entry, Format, index, mask, shift};
+use super::fmt::{Entry, Format, index, mask, shift};
 use super::page::{self, Table};
 use super::{Slots, Span, Tree};
 use crate::addr::Prot;
@@ -32,14 +32,13 @@ pub(crate) fn map<F: Format>(
 /// One 4 KiB page: the common case, without a second pass.
 fn map_one<F: Format>(tree: &mut Tree<'_>, iova: u64, pa: u64, prot: Prot) -> Result<(), Occupied> {
     let mut table = page::at(tree.root);
-    let need = F::need(Prot::all());
     for level in (1..=tree.top).rev() {
         let slot = index(iova, level);
         let entry = table.load(slot);
         // A table is made only below an empty entry, so nothing under it can be occupied and no table
         // is left behind by a refusal.
-        table = if F::descends(entry, level, need) {
-            page::at(entry & ADDRESS)
+        table = if let Some(next) = F::descend(entry, level) {
+            page::at(next)
         } else if entry == 0 {
             link::<F>(tree, table, slot, level)
         } else {

@@ -53,10 +53,10 @@ pub(crate) fn fast<F: Format, const TOP: u32>(
                 Err((entry, 0))
             };
         }
-        if !F::descends(entry, level, need) {
+        let Some(next) = F::descend(entry, level) else {
             return Err((entry, level));
-        }
-        address = F::next(entry);
+        };
+        address = next;
         level -= 1;
     }
 }

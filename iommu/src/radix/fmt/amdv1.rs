@@ -50,22 +50,10 @@ impl Format for AmdV1 {
     }
 
     #[inline(always)]
-    fn descends(entry: u64, level: u32, need: u64) -> bool {
-        // Next Level counts from 1, so a table one level down carries our own `level`.
-        entry & (need | PR | NEXT_LEVEL | RESERVED_TABLE)
-            == need | PR | (u64::from(level) << NEXT_LEVEL_SHIFT)
-    }
-
-    #[inline(always)]
     fn ends(entry: u64, level: u32, need: u64) -> bool {
         let low = ADDRESS & mask(shift(level));
         level <= MAX_PAGE_LEVEL
             && entry & (need | PR | NEXT_LEVEL | RESERVED_LEAF | low) == need | PR
-    }
-
-    #[inline(always)]
-    fn next(entry: u64) -> u64 {
-        entry & ADDRESS
     }
 
     fn decode(entry: u64, level: u32) -> Entry {
@@ -100,6 +88,7 @@ impl Format for AmdV1 {
         }
     }
 
+    #[inline(always)]
     fn table(address: u64, level: u32) -> u64 {
         address | PR | (u64::from(level) + 1) << NEXT_LEVEL_SHIFT | 3 << PERMISSION_SHIFT
     }
@@ -194,12 +183,8 @@ mod tests {
                 level: 0
             }
         );
-        assert!(AmdV1::descends(AmdV1::table(0x1000, 2), 3, AmdV1::need(RW)));
-        assert!(!AmdV1::descends(
-            AmdV1::table(0x1000, 0),
-            3,
-            AmdV1::need(RW)
-        ));
+        assert_eq!(AmdV1::descend(AmdV1::table(0x1000, 2), 3), Some(0x1000));
+        assert_eq!(AmdV1::descend(AmdV1::table(0x1000, 0), 3), None);
     }
 
     #[test]
@@ -210,7 +195,7 @@ mod tests {
         assert!(!AmdV1::ends(page | 1 << 55, 0, AmdV1::need(RW)));
         let table = AmdV1::table(0x1000, 0);
         assert_eq!(AmdV1::decode(table | FC, 1), Entry::Reserved);
-        assert!(!AmdV1::descends(table | FC, 1, AmdV1::need(RW)));
+        assert_eq!(AmdV1::descend(table | FC, 1), None);
     }
 
     #[test]

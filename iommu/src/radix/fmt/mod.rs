@@ -45,13 +45,15 @@ pub(crate) trait Format: 'static {
     fn need(access: Prot) -> u64;
     /// What an entry allows.
     fn prot(entry: u64) -> Prot;
-    /// Fast test of one level above 0: present, allows `need`, leads to a table one level down, and
-    /// nothing unusual.
-    fn descends(entry: u64, level: u32, need: u64) -> bool;
+    /// Fast test of one level above 0: the table that an entry leads to if it is as [`Format::table`] writes it, one
+    /// level down. Such an entry allows everything. `None` for all that needs a closer look.
+    #[inline(always)]
+    fn descend(entry: u64, level: u32) -> Option<u64> {
+        let address = entry ^ Self::table(0, level - 1);
+        (address & !ADDRESS == 0).then_some(address)
+    }
     /// Fast test of a page of the entry's own span: present, allows `need`, and nothing unusual.
     fn ends(entry: u64, level: u32, need: u64) -> bool;
-    /// Address of the table that an entry leads to, once [`Format::descends`] said so.
-    fn next(entry: u64) -> u64;
     /// The full decoding.
     fn decode(entry: u64, level: u32) -> Entry;
     /// An entry that leads to a table of `level`.

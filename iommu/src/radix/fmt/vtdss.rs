@@ -39,22 +39,11 @@ impl Format for VtdSs {
     }
 
     #[inline(always)]
-    fn descends(entry: u64, _level: u32, need: u64) -> bool {
-        entry & (need | PS) == need
-    }
-
-    #[inline(always)]
     fn ends(entry: u64, level: u32, need: u64) -> bool {
         if level == 0 {
             return entry & need == need;
         }
         level <= MAX_PAGE_LEVEL && entry & (need | PS | (ADDRESS & mask(shift(level)))) == need | PS
-    }
-
-    #[inline(always)]
-    fn next(entry: u64) -> u64 {
-        // The ignored bits 63..52 need no mask: `table` leaves them clear, and nobody else writes tables.
-        entry & !0xfff
     }
 
     fn decode(entry: u64, level: u32) -> Entry {
@@ -77,6 +66,7 @@ impl Format for VtdSs {
         }
     }
 
+    #[inline(always)]
     fn table(address: u64, _level: u32) -> u64 {
         address | READ | WRITE
     }
@@ -124,7 +114,8 @@ mod tests {
     fn page_size_above_the_pdpe_is_reserved_and_below_it_is_not() {
         assert_eq!(VtdSs::decode(0x83, 3), Entry::Reserved);
         assert_eq!(VtdSs::decode(0x83, 2), Entry::Leaf { pa: 0, lg2: 30 });
-        assert!(!VtdSs::descends(0x83, 3, 1));
+        assert_eq!(VtdSs::descend(0x83, 3), None);
+        assert_eq!(VtdSs::descend(0x1003, 3), Some(0x1000));
         assert!(!VtdSs::ends(0x83, 3, 1));
     }
 
