@@ -13,7 +13,6 @@ int main(int argc, char **argv)
 {
 	const char *bdf = argc > 1 ? argv[1] : "0000:00:04.0";
 	struct door door = open_device(bdf, VFIO_TYPE1v2_IOMMU);
-	struct vfio_pci_hot_reset reset = { .argsz = sizeof(reset) };
 	struct vfio_device_ioeventfd event = { .argsz = sizeof(event), .flags = VFIO_DEVICE_IOEVENTFD_32, .offset = 4, .fd = -1 };
 	struct vfio_device_feature feature = { .argsz = sizeof(feature) };
 	struct {
@@ -22,7 +21,6 @@ int main(int argc, char **argv)
 	} irq = { .set = { .argsz = sizeof(irq), .count = 1 }, .fd = eventfd(0, EFD_CLOEXEC) };
 	int device = door.device;
 
-	fails(device, VFIO_DEVICE_PCI_HOT_RESET, &reset, ENODEV);
 	fails(device, VFIO_DEVICE_IOEVENTFD, &event, ENOTTY);
 	for (uint32_t index = 0; index <= 11; index++) {
 		uint32_t how = index >= 3 && index <= 5 ? VFIO_DEVICE_FEATURE_SET : VFIO_DEVICE_FEATURE_GET;

@@ -22,6 +22,16 @@ impl Bdf {
         u16::from(self.bus) << 8 | u16::from(self.slot) << 3 | u16::from(self.function)
     }
 
+    /// Is nothing above it but the host bridge?
+    pub fn on_root_bus(self) -> bool {
+        self.bus == 0
+    }
+
+    /// Do both sit on one bus?
+    pub fn same_bus(self, other: Bdf) -> bool {
+        (self.segment, self.bus) == (other.segment, other.bus)
+    }
+
     /// Are both functions of one device?
     pub fn same_slot(self, other: Bdf) -> bool {
         Bdf {

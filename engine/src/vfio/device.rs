@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use swiommu_abi::{Errno, vfio};
 use swiommu_mem::UserAddr;
-use zerocopy::IntoBytes;
 
 use super::argsz::{Chain, copy_in, copy_out, through};
 use super::container::Container;
 use super::group::GroupFile;
+use super::hot_reset;
 use crate::door::{Answer, Call, File, Mmio, NewFile, Span};
 use crate::pci::Bar;
 use crate::pci::function::Function;
@@ -199,41 +199,6 @@ impl DeviceFile {
         Ok(())
     }
 
-    /// Which devices a hot reset of this one affects: the functions below the same port.
-    fn hot_reset_info(&self, call: &Call<'_>, arg: u64) -> Result<(), Errno> {
-        let minsz = size_of::<vfio::HotResetInfo>();
-        let mut info: vfio::HotResetInfo = copy_in(call, arg, minsz)?;
-        if (info.argsz as usize) < minsz {
-            return Err(Errno::EINVAL);
-        }
-        if !self.function.identity().express {
-            return Err(Errno::ENODEV);
-        }
-        let bdf = self.function.bdf();
-        let affected: Vec<vfio::DependentDevice> = self
-            .run
-            .functions
-            .iter()
-            .filter(|other| (other.bdf().segment, other.bdf().bus) == (bdf.segment, bdf.bus))
-            .map(|other| vfio::DependentDevice {
-                group_id: other.config().group,
-                segment: other.bdf().segment,
-                bus: other.bdf().bus,
-                devfn: other.stream().0 as u8,
-            })
-            .collect();
-        info.flags = 0;
-        info.count = affected.len() as u32;
-        let room = (info.argsz as usize - minsz) / size_of::<vfio::DependentDevice>();
-        copy_out(call, arg, &info, minsz)?;
-        if room < affected.len() {
-            return Err(Errno::ENOSPC);
-        }
-        call.client
-            .write(UserAddr(arg + minsz as u64), affected.as_bytes())
-            .map_err(|_| Errno::EFAULT)
-    }
-
     /// VFIO_DEVICE_FEATURE: none is offered.
     fn feature(&self, call: &Call<'_>, arg: u64) -> Result<(), Errno> {
         let minsz = size_of::<vfio::DeviceFeature>();
@@ -297,11 +262,10 @@ impl File for DeviceFile {
             vfio::DEVICE_GET_IRQ_INFO => self.get_irq_info(call, arg),
             vfio::DEVICE_SET_IRQS => self.set_irqs(call, arg),
             vfio::DEVICE_RESET => self.reset(),
-            vfio::DEVICE_GET_PCI_HOT_RESET_INFO => self.hot_reset_info(call, arg),
-            vfio::DEVICE_PCI_HOT_RESET => {
-                copy_in::<vfio::HotResetInfo>(call, arg, size_of::<vfio::HotResetInfo>())?;
-                self.unsupported(call, cmd, Errno::ENODEV)
+            vfio::DEVICE_GET_PCI_HOT_RESET_INFO => {
+                hot_reset::info(&self.run, &self.function, call, arg)
             }
+            vfio::DEVICE_PCI_HOT_RESET => hot_reset::reset(&self.run, &self.function, call, arg),
             vfio::DEVICE_IOEVENTFD => {
                 copy_in::<vfio::IrqSet>(call, arg, 8)?;
                 self.unsupported(call, cmd, Errno::ENOTTY)

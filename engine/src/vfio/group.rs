@@ -81,6 +81,11 @@ impl GroupFile {
         }))
     }
 
+    /// The group's number.
+    pub fn number(&self) -> u32 {
+        self.group.number
+    }
+
     /// A device file closed.
     pub fn device_closed(&self) {
         self.state.lock().unwrap().devices -= 1;

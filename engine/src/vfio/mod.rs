@@ -5,4 +5,5 @@ pub mod container;
 pub mod device;
 pub mod dirty;
 pub mod group;
+pub mod hot_reset;
 pub mod type1;

@@ -1,4 +1,4 @@
-//! A device file: configuration space as vfio-pci virtualises it, regions, mappings, hot reset.
+//! A device file: configuration space as vfio-pci virtualises it, regions, mappings.
 
 use swiommu_abi::{Errno, vfio};
 use swiommu_engine::door::Span;
@@ -6,7 +6,7 @@ use swiommu_engine::door::Span;
 use crate::support::edu::Rig;
 use crate::support::memory::Memory;
 use crate::support::vfio::{CONFIG, RW, region};
-use crate::support::{Fd, Model, World, edu, machine, stub};
+use crate::support::{Fd, Model, World, machine, stub};
 
 fn opened(devices: Vec<swiommu_engine::machine::DeviceConfig>) -> (Fd, [Fd; 2], World) {
     let world = World::new(machine(Model::Scalable, devices));
@@ -199,38 +199,6 @@ fn a_reset_keeps_configuration_space_and_forgets_registers() {
         files[0].unmap(0x10000, 4096),
         Ok(4096),
         "mappings are the container's"
-    );
-}
-
-#[test]
-fn a_hot_reset_names_all_functions_below_the_port() {
-    let (device, _files, _world) = opened(vec![stub(4, 4), edu(5, 5), stub(6, 5)]);
-    let ask = |room: u32| {
-        let mut info = [0u32; 16];
-        info[0] = 12 + 8 * room;
-        let answer = device.ioctl_with(vfio::DEVICE_GET_PCI_HOT_RESET_INFO, &mut info);
-        (answer, info)
-    };
-    let (answer, info) = ask(2);
-    assert_eq!(
-        (answer, info[2], info[3]),
-        (Err(Errno::ENOSPC), 3, 0),
-        "too small: how many, none of them"
-    );
-    let (answer, info) = ask(3);
-    assert_eq!((answer, info[2]), (Ok(0), 3));
-    let listed: Vec<(u32, u32)> = info[3..9]
-        .chunks(2)
-        .map(|pair| (pair[0], pair[1]))
-        .collect();
-    assert_eq!(listed, [(4, 0x20 << 24), (5, 0x28 << 24), (5, 0x30 << 24)]);
-    let conventional = Rig::new(Model::Scalable);
-    let mut info = [64u32; 16];
-    assert_eq!(
-        conventional
-            .device
-            .ioctl_with(vfio::DEVICE_GET_PCI_HOT_RESET_INFO, &mut info),
-        Err(Errno::ENODEV)
     );
 }
 

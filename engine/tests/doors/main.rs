@@ -5,6 +5,7 @@
 mod support;
 
 mod device;
+mod hot_reset;
 mod irq;
 mod model;
 mod ownership;
