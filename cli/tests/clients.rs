@@ -8,10 +8,16 @@
 mod command;
 #[path = "clients/golden.rs"]
 mod golden;
+#[path = "clients/guest.rs"]
+mod guest;
+#[path = "clients/monitor.rs"]
+mod monitor;
 #[path = "clients/processes.rs"]
 mod processes;
 #[path = "clients/qemu.rs"]
 mod qemu;
+#[path = "clients/qemu_system.rs"]
+mod qemu_system;
 #[path = "clients/report.rs"]
 mod report;
 #[path = "clients/vmm.rs"]
@@ -28,6 +34,7 @@ fn main() -> ExitCode {
     trials.extend(command::trials());
     trials.extend(golden::trials());
     trials.extend(qemu::trials());
+    trials.extend(qemu_system::trials());
     trials.extend(processes::trials());
     trials.extend(vmm::trials());
     trials.extend(report::trials());

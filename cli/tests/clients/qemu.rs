@@ -20,13 +20,12 @@ pub struct Tool {
 impl Tool {
     /// `qemu-io` or `qemu-img` of a version, or why it is not here.
     pub fn find(version: &str, name: &str) -> Result<Tool, Stop> {
-        let root = clients().join(format!("qemu-{version}"));
-        if !root.join(".complete").exists() {
-            let why = fs::read_to_string(clients().join(format!("qemu-{version}.absent")));
-            return Err(Stop::Skip(why.unwrap_or_else(|_| {
-                format!("qemu {version} is not fetched; cargo xtask fetch does")
-            })));
-        }
+        Tool::of(&format!("qemu-{version}"), name)
+    }
+
+    /// A program of a set.
+    pub fn of(packages: &str, name: &str) -> Result<Tool, Stop> {
+        let root = set(packages)?;
         // The newest comes with its own loader and C library.
         let own = root.join("run").join(name);
         let program = if own.exists() {

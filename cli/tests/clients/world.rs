@@ -96,6 +96,18 @@ pub fn built(path: &str, what: &str) -> Result<PathBuf, Stop> {
     }
 }
 
+/// A fetched set of packages, or the reason to skip.
+pub fn set(name: &str) -> Result<PathBuf, Stop> {
+    let root = clients().join(name);
+    if root.join(".complete").exists() {
+        return Ok(root);
+    }
+    let why = fs::read_to_string(clients().join(format!("{name}.absent")));
+    Err(Stop::Skip(why.unwrap_or_else(|_| {
+        format!("{name} is not fetched; cargo xtask fetch does")
+    })))
+}
+
 /// Compiles clients/`name`.c, once per run of the suite.
 pub fn compiled(name: &str, options: &[&str]) -> Result<PathBuf, Stop> {
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());

@@ -21,6 +21,16 @@ pub const SELFTESTS: [&str; 3] = [
     "vfio_pci_device_init_perf_test",
 ];
 
+/// The sets of packages that the client suite runs.
+const SETS: [&str; 6] = [
+    "qemu-7.2",
+    "qemu-10.0",
+    "qemu-11.1",
+    "qemu-system-7.2",
+    "qemu-system-10.0",
+    "guest",
+];
+
 /// Whether a program is linked for the machine here or to be carried to another.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Linking {
@@ -56,7 +66,7 @@ fn compiler() -> Command {
 
 /// Fetches and builds everything that the client suite uses. What cannot be had is said and left out: the suite skips it.
 pub fn prepare() -> Result<()> {
-    for set in ["qemu-7.2", "qemu-10.0", "qemu-11.1"] {
+    for set in SETS {
         if let Err(why) = fetch::ensure(set)? {
             progress(&format!("without {set}: {why}"));
         }

@@ -165,8 +165,13 @@ pub fn resolve(wanted: &Wanted) -> Result<Set> {
             .rsplit('/')
             .next()
             .context("a package without a name")?;
-        let name = file.split('_').next().unwrap_or_default().to_owned();
-        if wanted.without.contains(&name.as_str()) {
+        // A mirror's paths have a plus sign escaped, in names too.
+        let name = file
+            .split('_')
+            .next()
+            .unwrap_or_default()
+            .replace("%2b", "+");
+        if !wanted.keeps(&name) {
             continue;
         }
         let known = cache.join(file);

@@ -40,9 +40,34 @@ struct Wanted {
     dependencies: bool,
     /// Dependencies that the machine's own copy serves (its C library and what the loader brings).
     without: &'static [&'static str],
+    /// Beginnings of the names to keep, when not all that is depended on is of use; empty keeps all.
+    only: &'static [&'static str],
+}
+
+impl Wanted {
+    /// Whether a package that apt would install belongs into the set.
+    fn keeps(&self, package: &str) -> bool {
+        let wanted =
+            self.only.is_empty() || self.only.iter().any(|start| package.starts_with(start));
+        wanted && !self.without.contains(&package)
+    }
 }
 
 const HOSTS_OWN: &[&str] = &["libc6", "gcc-12-base", "libcrypt1"];
+/// The same, and packages that only an installation needs.
+const NO_PROGRAMS: &[&str] = &[
+    "libc6",
+    "gcc-12-base",
+    "libcrypt1",
+    "adduser",
+    "debconf",
+    "iso-codes",
+    "libasound2-data",
+    "libcap2-bin",
+    "libpam-modules",
+    "libpam-modules-bin",
+    "passwd",
+];
 
 const SETS: &[Wanted] = &[
     Wanted {
@@ -52,6 +77,7 @@ const SETS: &[Wanted] = &[
         packages: &["qemu-utils"],
         dependencies: true,
         without: HOSTS_OWN,
+        only: &[],
     },
     Wanted {
         name: "qemu-10.0",
@@ -60,6 +86,7 @@ const SETS: &[Wanted] = &[
         packages: &["qemu-utils"],
         dependencies: true,
         without: HOSTS_OWN,
+        only: &[],
     },
     Wanted {
         name: "qemu-11.1",
@@ -68,6 +95,35 @@ const SETS: &[Wanted] = &[
         packages: &["qemu-utils"],
         dependencies: true,
         without: &[],
+        only: &[],
+    },
+    Wanted {
+        name: "qemu-system-7.2",
+        suite: "bookworm",
+        also: &["bookworm-updates"],
+        packages: &["qemu-system-x86"],
+        dependencies: true,
+        without: NO_PROGRAMS,
+        only: &[],
+    },
+    Wanted {
+        name: "qemu-system-10.0",
+        suite: "bookworm-backports",
+        also: &["bookworm", "bookworm-updates"],
+        packages: &["qemu-system-x86"],
+        dependencies: true,
+        without: NO_PROGRAMS,
+        only: &[],
+    },
+    // What a virtual machine runs: the names of kernel packages change with each update, the metapackage's does not.
+    Wanted {
+        name: "guest",
+        suite: "bookworm",
+        also: &["bookworm-updates"],
+        packages: &["linux-image-cloud-amd64", "busybox-static"],
+        dependencies: true,
+        without: &[],
+        only: &["linux-image-6", "busybox-static"],
     },
     Wanted {
         name: "uuid",
@@ -76,6 +132,7 @@ const SETS: &[Wanted] = &[
         packages: &["uuid-dev", "libuuid1"],
         dependencies: false,
         without: &[],
+        only: &[],
     },
     Wanted {
         name: "linux",
@@ -84,6 +141,7 @@ const SETS: &[Wanted] = &[
         packages: &["linux-source-7.2", "linux-libc-dev"],
         dependencies: false,
         without: &[],
+        only: &[],
     },
 ];
 
