@@ -62,7 +62,7 @@ impl World {
         let function = run.functions[1].clone();
         let container = Container::new(run.clone());
         let call = Call {
-            client,
+            client: client.into(),
             thread: 0,
             site: 0,
             files: &NoFiles,

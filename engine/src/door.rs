@@ -8,12 +8,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use swiommu_abi::Errno;
-use swiommu_mem::{Client, UserAddr};
+use swiommu_mem::{Caller, UserAddr, Window};
 
 /// One call by the client: who, from where, and how to find its other files.
 pub struct Call<'a> {
     /// The memory the arguments point into.
-    pub client: Client,
+    pub client: Caller,
     /// Kernel thread id of the caller.
     pub thread: u32,
     /// Return address of the interposed call, 0 if unknown.
@@ -22,10 +22,39 @@ pub struct Call<'a> {
     pub files: &'a dyn Files,
 }
 
-/// Looks up a descriptor number of the client.
+/// What the calling process has.
 pub trait Files {
-    /// The file behind `fd`, or `None` when it is not one of ours (or not open).
+    /// The file behind its descriptor `fd`, or `None` when that is not one of ours (or not open).
     fn get(&self, fd: i32) -> Option<Arc<dyn File>>;
+    /// The process, if it is another one than this.
+    fn process(&self) -> Option<Arc<dyn Process>> {
+        None
+    }
+}
+
+/// Another process that uses files of this engine.
+pub trait Process: Send + Sync {
+    /// Its id, as this process sees it.
+    fn id(&self) -> u32;
+    /// Pins its memory, `bytes` bytes at `first` (whole pages): from now on `window` shows the same pages at `offset`,
+    /// whatever becomes of the process.
+    ///
+    /// # Errors
+    /// What pinning answers; `EFAULT` when the process is gone.
+    fn pin(
+        &self,
+        first: UserAddr,
+        bytes: u64,
+        write: bool,
+        window: &Window,
+        offset: u64,
+    ) -> Result<(), Errno>;
+}
+
+/// What the shim does for an engine.
+pub trait Host: Send + Sync {
+    /// From now on other processes of the run reach this one ([`crate::service`]). Does nothing if they do already.
+    fn serve(&self);
 }
 
 /// A new descriptor for the client: the kernel object whose number it gets, and what we keep behind it.
@@ -131,6 +160,18 @@ pub trait Engine: Send + Sync {
     fn owns(&self, fd: i32) -> bool {
         let _ = fd;
         false
+    }
+    /// Called once, right after the engine was made.
+    fn attach(&self, host: &'static dyn Host) {
+        let _ = host;
+    }
+    /// A message of another engine of the run ([`crate::service::kind`]): the answer. Called in a thread of its own.
+    ///
+    /// # Errors
+    /// Passed on; `ENOTTY` for a kind that is not known.
+    fn message(&self, kind: u32, body: &[u8]) -> Result<Vec<u8>, Errno> {
+        let _ = (kind, body);
+        Err(Errno::ENOTTY)
     }
     /// The process is exiting in good order: last reports, mappings left behind.
     fn exit(&self);

@@ -205,7 +205,7 @@ impl Engine for OpenRun {
         };
         Some(file.and_then(|file| {
             Ok(NewFile {
-                object: fd::memfd("vfio", 0)?,
+                object: fd::object(0)?,
                 file,
             })
         }))

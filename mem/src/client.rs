@@ -6,10 +6,11 @@ use crate::{ADDRESS_END, MemFault, PAGE, UserAddr};
 use std::mem::MaybeUninit;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// A client whose memory this engine touches.
+/// The memory of this very process: the client's that loaded us, and what DMA reaches.
 ///
-/// Today it is this very process; the handle is where other processes' memory will come in. It is a token: copying
-/// it is free, and every access through it compiles to the moves themselves.
+/// It is a token: copying it is free, and every access through it compiles to the moves themselves. The arguments of a
+/// call may lie in another process ([`Caller`](crate::Caller)); what a device reaches never does, because memory of
+/// another process is first shown here ([`Window`](crate::Window)).
 #[derive(Clone, Copy, Debug)]
 pub struct Client(());
 

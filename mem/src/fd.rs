@@ -3,16 +3,40 @@
 
 use crate::raw::errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use swiommu_abi::Errno;
+
+/// Fetches a descriptor of another process by its number there.
+pub type Fetch = fn(i32) -> Result<OwnedFd, Errno>;
+
+thread_local! {
+    /// Where the numbers come from that this thread's call is about; `None`: from this process.
+    static FOREIGN: Cell<Option<Fetch>> = const { Cell::new(None) };
+}
+
+/// Runs `work`, a call of another process: the numbers of descriptors it names are that process's.
+pub fn of_other_process<T>(fetch: Fetch, work: impl FnOnce() -> T) -> T {
+    let before = FOREIGN.replace(Some(fetch));
+    let result = work();
+    FOREIGN.set(before);
+    result
+}
 
 /// A duplicate of the client's descriptor `fd` with a number of at least `least`, close-on-exec. `EBADF` if it is not
 /// open, `EMFILE` if no number is free.
 pub fn dup_client_fd(fd: i32, least: i32) -> Result<OwnedFd, Errno> {
     if fd < 0 {
         return Err(Errno::EBADF);
+    }
+    if let Some(fetch) = FOREIGN.get() {
+        let fetched = fetch(fd)?;
+        return match fetched.as_raw_fd() >= least {
+            true => Ok(fetched),
+            false => rustix::io::fcntl_dupfd_cloexec(fetched, least).map_err(errno),
+        };
     }
     // SAFETY: the number is borrowed for one system call, which checks it; nothing relies on its staying open.
     let client = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -32,6 +56,29 @@ pub fn memfd(name: &str, bytes: u64) -> Result<OwnedFd, Errno> {
         .map_err(errno)?;
     rustix::fs::ftruncate(&file, bytes).map_err(errno)?;
     Ok(file)
+}
+
+/// How the memory files of [`object`] are called: behind it stands the id of the process that made them.
+pub const OBJECT: &str = "swiommu:";
+
+/// The kernel object of a new file of ours, `bytes` bytes large, close-on-exec. Its name says whose it is, so that
+/// another process that is given the descriptor knows whom to ask.
+///
+/// # Errors
+/// What the kernel says.
+pub fn object(bytes: u64) -> Result<OwnedFd, Errno> {
+    memfd(&format!("{OBJECT}{}", std::process::id()), bytes)
+}
+
+/// The file behind a descriptor, opened once more: the same inode, a description of its own. A duplicate where /proc is
+/// not mounted.
+///
+/// # Errors
+/// `EMFILE` and the like.
+pub fn reopen(fd: impl AsFd) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).or_else(|_| duplicate(fd))
 }
 
 /// Where our own descriptors live, so that a client which counts low numbers does not meet them.
@@ -152,6 +199,9 @@ pub fn is_open(fd: i32) -> bool {
     if fd < 0 {
         return false;
     }
+    if let Some(fetch) = FOREIGN.get() {
+        return fetch(fd).is_ok();
+    }
     // SAFETY: the number is borrowed for one system call, which checks it.
     let client = unsafe { BorrowedFd::borrow_raw(fd) };
     rustix::io::fcntl_getfd(client).is_ok()
@@ -167,6 +217,33 @@ mod tests {
         let file = memfd("x", 4096).unwrap();
         let copy = dup_client_fd(file.as_raw_fd(), 700).unwrap();
         assert!(copy.as_raw_fd() >= 700);
+    }
+
+    #[test]
+    fn in_a_call_of_another_process_numbers_are_that_process_s() {
+        let fetch = |fd| match fd {
+            3 => memfd("theirs", 4096),
+            _ => Err(Errno::EBADF),
+        };
+        of_other_process(fetch, || {
+            assert!(is_open(3) && !is_open(0));
+            assert!(dup_client_fd(3, 700).unwrap().as_raw_fd() >= 700);
+            assert_eq!(EventFd::of_client(3).unwrap_err(), Errno::EINVAL);
+            assert_eq!(EventFd::of_client(4).unwrap_err(), Errno::EBADF);
+        });
+        assert_eq!(is_open(3), dup_client_fd(3, 0).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_is_opened_again_has_its_inode_and_a_lock_of_its_own() {
+        use rustix::fs::{FlockOperation, flock, fstat};
+        let file = object(4096).unwrap();
+        let again = reopen(&file).unwrap();
+        assert_eq!(fstat(&file).unwrap().st_ino, fstat(&again).unwrap().st_ino);
+        flock(&file, FlockOperation::LockShared).unwrap();
+        assert!(flock(&again, FlockOperation::NonBlockingLockExclusive).is_err());
+        drop(file);
+        assert!(flock(&again, FlockOperation::NonBlockingLockExclusive).is_ok());
     }
 
     #[test]

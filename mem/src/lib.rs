@@ -15,6 +15,7 @@
 //! Nothing in this crate calls a libc function that a preloaded library may have replaced, except
 //! [`install_handlers`], which is for programs without one. There are no locks.
 
+mod caller;
 mod client;
 mod extable;
 pub mod fd;
@@ -27,12 +28,15 @@ mod moves;
 pub mod park;
 mod populate;
 mod raw;
+mod window;
 
+pub use caller::Caller;
 pub use client::Client;
 pub use extable::{install_handlers, recover};
 pub use file::{STRETCHES_MOST, Stretch};
 pub use mapping::Mapping;
 pub use populate::note_shared_file_mapping;
+pub use window::Window;
 
 /// First address that no client has: 2^47. Above it lie non-canonical addresses and, on machines with five-level
 /// paging, memory that Linux hands out only on request; both are refused without being touched.

@@ -98,7 +98,7 @@ pub fn client() -> Client {
 pub fn call<T>(site: usize, work: impl FnOnce(&Call<'_>) -> T) -> T {
     guard::enter(|| {
         work(&Call {
-            client: client(),
+            client: client().into(),
             thread: guard::thread(),
             site: site as u64,
             files: &Table,

@@ -82,8 +82,9 @@ pub fn on_fault(address: u64, context: &mut libc::ucontext_t) -> bool {
             call,
             range: Some(range),
         };
-        let (code, bytes) = instruction(call.client, site);
-        mmio::emulate(&mut registers, &code[..bytes], call.client, &mut bus)
+        let client = engine::client();
+        let (code, bytes) = instruction(client, site);
+        mmio::emulate(&mut registers, &code[..bytes], client, &mut bus)
     });
     match done {
         Ok(()) => {

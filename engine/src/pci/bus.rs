@@ -396,7 +396,7 @@ impl Wires {
         local: &mut Local<'_>,
     ) -> Result<(), Cause> {
         let call = Call {
-            client: self.run.client,
+            client: self.run.client.into(),
             thread: self.thread,
             site: self.site,
             files: &NoFiles,

@@ -118,11 +118,11 @@ impl Function {
             let mut open = Open { model, wires };
             open.model.reset(&mut open.wires);
             let bytes = u64::from(vfio::PCI_NUM_REGIONS) << vfio::PCI_OFFSET_SHIFT;
-            live.object = Some(Hidden::new(fd::memfd("vfio-device", bytes)?)?);
+            live.object = Some(Hidden::new(fd::object(bytes)?)?);
             live.open = Some(open);
         }
         let object = live.object.as_ref().expect("set with the open state");
-        let object = fd::duplicate(object)?;
+        let object = fd::reopen(object)?;
         live.files += 1;
         Ok(object)
     }

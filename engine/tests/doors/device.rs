@@ -124,7 +124,7 @@ fn memory_that_cannot_be_touched_ends_an_access() {
         }
     }
     let call = swiommu_engine::door::Call {
-        client,
+        client: client.into(),
         thread: 1,
         site: 0,
         files: &None_,

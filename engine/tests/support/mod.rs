@@ -222,7 +222,7 @@ impl Inner {
         // some place in this program
         let site = Inner::adopt as fn(&Arc<Inner>, NewFile) -> Fd as usize as u64;
         work(&Call {
-            client: client(),
+            client: client().into(),
             thread,
             site,
             files: self,
