@@ -58,9 +58,10 @@ pub struct MachineArgs {
     #[arg(long, value_name = "KIND,KEY=VALUE,...")]
     pub device: Vec<String>,
 
-    /// Choose the IOMMU: vtd or amd
+    /// Choose the IOMMU: vtd, amd or none
     ///
-    /// vtd: address_width=39|48|57, scalable=0|1, iotlb=0|1. amd: address_width=32..64, iotlb=0|1.
+    /// vtd: address_width=39|48|57, scalable=0|1, iotlb=0|1. amd: address_width=32..64, iotlb=0|1. none, VFIO's
+    /// no-IOMMU mode: rawio=0|1.
     #[arg(long, value_name = "KIND,KEY=VALUE,...")]
     pub iommu: Option<String>,
 

@@ -106,15 +106,19 @@ pub fn print(args: &MachinePrintArgs) -> Result<u8, Failure> {
 fn table(machine: &Machine) -> String {
     let iommu = &machine.iommu;
     let mode = match (iommu.kind, iommu.scalable) {
+        (IommuKind::None, _) => "none: VFIO in no-IOMMU mode",
         (IommuKind::Amd, _) => "AMD-Vi, v1 tables",
         (IommuKind::Vtd, true) => "VT-d, scalable mode",
         (IommuKind::Vtd, false) => "VT-d, legacy mode",
     };
     let tlb = if iommu.iotlb { "IOTLB" } else { "no IOTLB" };
-    let mut text = format!(
-        "IOMMU  {mode}, {}-bit addresses, {tlb}\n",
-        iommu.address_width
-    );
+    let mut text = match iommu.kind {
+        IommuKind::None => format!("IOMMU  {mode}\n"),
+        _ => format!(
+            "IOMMU  {mode}, {}-bit addresses, {tlb}\n",
+            iommu.address_width
+        ),
+    };
     let memlock = String::from(machine.vfio.memlock);
     let _ = writeln!(
         text,

@@ -178,7 +178,7 @@ fn every_mistake_is_one_line_and_125() {
         ),
         (
             &["run", "--iommu", "smmu", "true"],
-            "--iommu smmu: kind=smmu: accepted is vtd or amd",
+            "--iommu smmu: kind=smmu: accepted is vtd, amd or none",
         ),
         (
             &["run", "--config", "none.toml", "true"],

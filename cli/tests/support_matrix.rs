@@ -226,15 +226,18 @@ impl Tree {
                 let blessed = path.exists() && self.suite.contains(&format!("\"{name}\""));
                 (!blessed).then(|| "no such report".into())
             }
-            program => ["intel", "amd"].iter().find_map(|iommu| {
-                let path = root().join(format!("clients/golden/{iommu}/{program}.txt"));
-                match fs::read_to_string(path) {
-                    Ok(golden) => {
-                        (!holds(&golden, name)).then(|| format!("not recorded on {iommu}"))
-                    }
-                    Err(_) => Some(format!("no program '{program}' was recorded")),
+            program => {
+                let recorded = ["intel", "amd", "none"].map(|iommu| {
+                    let path = root().join(format!("clients/golden/{iommu}/{program}.txt"));
+                    fs::read_to_string(path).ok().map(|golden| (iommu, golden))
+                });
+                if recorded.iter().all(Option::is_none) {
+                    return Some(format!("no program '{program}' was recorded"));
                 }
-            }),
+                recorded.iter().flatten().find_map(|(iommu, golden)| {
+                    (!holds(golden, name)).then(|| format!("not recorded on {iommu}"))
+                })
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::report::Reports;
 use crate::vfio::container::{Container, ContainerFile};
 use crate::vfio::device::DeviceFile;
 use crate::vfio::group::{Group, GroupFile};
+use crate::vfio::noiommu;
 
 /// The engine.
 pub struct Run {
@@ -60,18 +61,7 @@ impl Run {
                 dir.display()
             )
         })?;
-        let kind = match machine.iommu.kind {
-            IommuKind::Vtd => Kind::Vtd {
-                scalable: machine.iommu.scalable,
-            },
-            IommuKind::Amd => Kind::Amd,
-        };
-        let config = Config {
-            kind,
-            address_width: machine.iommu.address_width,
-            iotlb: machine.iommu.iotlb,
-        };
-        let iommu = Iommu::new(config).map_err(|error| format!("iommu: {error}"))?;
+        let iommu = Iommu::new(unit(&machine)).map_err(|error| format!("iommu: {error}"))?;
         let mut functions = Vec::new();
         for (index, device) in machine.devices.iter().enumerate() {
             functions.push(Arc::new(Function::new(
@@ -79,6 +69,12 @@ impl Run {
                 device.address(),
                 device.clone(),
             )));
+        }
+        if machine.without_iommu() {
+            let memory = noiommu::identity(&iommu);
+            for function in &functions {
+                iommu.attach(function.stream(), &memory);
+            }
         }
         let mut members: BTreeMap<u32, Vec<Arc<Function>>> = BTreeMap::new();
         for (device, function) in machine.devices.iter().zip(&functions) {
@@ -89,7 +85,10 @@ impl Run {
         }
         let groups = members
             .into_iter()
-            .map(|(number, functions)| (number, Arc::new(Group::new(number, functions))))
+            .map(|(number, functions)| {
+                let node = machine.group_node(number);
+                (number, Arc::new(Group::new(number, node, functions)))
+            })
             .collect();
         Ok(Arc::new(Run {
             reports: Reports::new(&dir, &options),
@@ -182,6 +181,22 @@ impl Run {
     }
 }
 
+/// How the machine's unit is built.
+fn unit(machine: &Machine) -> Config {
+    let kind = match machine.iommu.kind {
+        IommuKind::Vtd => Kind::Vtd {
+            scalable: machine.iommu.scalable,
+        },
+        IommuKind::Amd => Kind::Amd,
+        IommuKind::None => return noiommu::UNIT,
+    };
+    Config {
+        kind,
+        address_width: machine.iommu.address_width,
+        iotlb: machine.iommu.iotlb,
+    }
+}
+
 /// The engine behind the door: a [`Run`] that can hand itself out.
 pub struct OpenRun(Arc<Run>);
 
@@ -195,13 +210,16 @@ pub fn open_run(dir: &str, options: Options, client: Client) -> Result<Arc<dyn E
 
 impl Engine for OpenRun {
     fn open(&self, _: &Call<'_>, path: &str) -> Option<Result<NewFile, Errno>> {
-        let name = path.strip_prefix("/dev/vfio/")?;
         let run = &self.0;
+        if path == "/proc/self/pagemap" {
+            return run.machine.without_iommu().then(noiommu::Pagemap::open);
+        }
+        let name = path.strip_prefix("/dev/vfio/")?;
         let file: Result<Arc<dyn File>, Errno> = if name == "vfio" {
             Ok(Arc::new(ContainerFile::new(run.clone())))
         } else {
-            let number: u32 = name.parse().ok()?;
-            GroupFile::open(run, run.groups.get(&number)?).map(|file| file as Arc<dyn File>)
+            let group = run.groups.values().find(|group| group.node == name)?;
+            GroupFile::open(run, group).map(|file| file as Arc<dyn File>)
         };
         Some(file.and_then(|file| {
             Ok(NewFile {

@@ -6,7 +6,7 @@ use swiommu_engine::machine::tree::{CONTAINER_DEVICE, GROUP_MAJOR};
 /// The device number of a node, by the client's path: what `File::char_device` says once it is open.
 pub fn device(path: &str) -> CharDevice {
     let name = path.rsplit('/').next().unwrap_or("");
-    match name.parse() {
+    match name.strip_prefix("noiommu-").unwrap_or(name).parse() {
         Ok(minor) => CharDevice {
             major: GROUP_MAJOR,
             minor,

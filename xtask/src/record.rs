@@ -19,8 +19,8 @@ pub struct Options {
     /// The program that runs a script on a real kernel (default: $SWIOMMU_ORACLE)
     #[arg(long)]
     oracle: Option<PathBuf>,
-    /// Only this IOMMU (default: both)
-    #[arg(long, value_parser = ["intel", "amd"])]
+    /// Only this IOMMU (default: all of the program)
+    #[arg(long, value_parser = ["intel", "amd", "none"])]
     iommu: Option<String>,
     /// Only these programs (default: all)
     programs: Vec<String>,
@@ -55,7 +55,7 @@ pub fn record(options: &Options) -> Result<()> {
             Some(directory) if program.selftest => directory.join(&program.name),
             _ => clients::compile(&program.name, Linking::Static)?,
         };
-        for iommu in ["intel", "amd"] {
+        for iommu in &program.iommus {
             if options.iommu.as_deref().is_some_and(|only| only != iommu) {
                 continue;
             }
@@ -99,7 +99,7 @@ pub fn ask<'a>(
     fs::write(&path, script)?;
     let mut oracle = Command::new(oracle);
     oracle
-        .args(["--kernel", "stock", "--iommu", iommu])
+        .args(["--kernel", &program.kernel, "--iommu", iommu])
         .args(&program.oracle);
     oracle
         .arg("--file")

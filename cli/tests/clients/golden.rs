@@ -33,6 +33,12 @@ struct Program {
     options: Vec<String>,
     #[serde(default)]
     selftest: bool,
+    #[serde(default = "translating")]
+    iommus: Vec<String>,
+}
+
+fn translating() -> Vec<String> {
+    vec!["intel".into(), "amd".into()]
 }
 
 #[derive(Deserialize)]
@@ -82,7 +88,8 @@ pub fn trials() -> Vec<Trial> {
     };
     let mut trials = Vec::new();
     for program in &programs.programs {
-        for (iommu, option) in &programs.machine.iommu {
+        let runs_on = |(iommu, _): &(&String, &String)| program.iommus.contains(iommu);
+        for (iommu, option) in programs.machine.iommu.iter().filter(runs_on) {
             let (program, iommu, option) = (program.clone(), iommu.clone(), option.clone());
             let (devices, machine) = (programs.devices.clone(), programs.machine.devices.clone());
             let name = format!("{} answers as Linux does on {iommu}", program.name);

@@ -142,11 +142,14 @@ pub fn to_toml(machine: &Machine) -> String {
     if iommu.kind == IommuKind::Vtd {
         let _ = writeln!(text, "scalable = {}", iommu.scalable);
     }
-    let _ = writeln!(
-        text,
-        "address_width = {}\niotlb = {}",
-        iommu.address_width, iommu.iotlb
-    );
+    let _ = match iommu.kind {
+        IommuKind::None => writeln!(text, "rawio = {}", iommu.rawio),
+        _ => writeln!(
+            text,
+            "address_width = {}\niotlb = {}",
+            iommu.address_width, iommu.iotlb
+        ),
+    };
     let memlock = String::from(machine.vfio.memlock);
     let _ = writeln!(
         text,

@@ -75,6 +75,20 @@ impl Machine {
         groups
     }
 
+    /// Is VFIO in no-IOMMU mode, for want of an IOMMU?
+    pub fn without_iommu(&self) -> bool {
+        self.iommu.kind == IommuKind::None
+    }
+
+    /// What the node of a group is called in /dev/vfio.
+    pub fn group_node(&self, group: u32) -> String {
+        if self.without_iommu() {
+            format!("noiommu-{group}")
+        } else {
+            group.to_string()
+        }
+    }
+
     /// The device number of `/dev/vfio/N` as (major, minor), `None` if the machine has no such group.
     pub fn group_device(&self, group: u32) -> Option<(u32, u32)> {
         let exists = self.devices.iter().any(|device| device.group == group);
@@ -94,6 +108,8 @@ pub struct IommuConfig {
     pub address_width: u8,
     /// A modelled IOTLB (default true).
     pub iotlb: bool,
+    /// Without an IOMMU: the client counts as having CAP_SYS_RAWIO, which no-IOMMU mode asks for (default true).
+    pub rawio: bool,
 }
 
 impl Default for IommuConfig {
@@ -103,6 +119,7 @@ impl Default for IommuConfig {
             scalable: true,
             address_width: 48,
             iotlb: true,
+            rawio: true,
         }
     }
 }
@@ -115,6 +132,8 @@ pub enum IommuKind {
     Vtd,
     /// AMD-Vi, version 1 tables.
     Amd,
+    /// None, with VFIO's no-IOMMU mode on: a device reaches all memory of the client.
+    None,
 }
 
 impl IommuKind {
@@ -123,6 +142,7 @@ impl IommuKind {
         match self {
             IommuKind::Vtd => "vtd",
             IommuKind::Amd => "amd",
+            IommuKind::None => "none",
         }
     }
 }

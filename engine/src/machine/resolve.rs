@@ -8,6 +8,8 @@
 //!   free slot of bus 0 from 4.
 //! * A device without a group joins the other functions of its slot (no ACS between functions), else it gets the
 //!   smallest free number from 1 (where real machines have their host bridge in group 0).
+//! * Without an IOMMU there is nothing to group by: VFIO gives each device a group of its own, numbered from 0 in the
+//!   devices' order, whatever `group=` says.
 //! * A group does not span PCI segments: no bridge connects them.
 
 use crate::device::stub::parse_bar;
@@ -94,7 +96,10 @@ pub fn resolve(layers: &[Layer]) -> Result<Machine, MachineError> {
         specs.extend(&layer.devices);
     }
     let addresses = place(&specs)?;
-    let groups = group(&specs, &addresses)?;
+    let groups = match iommu.kind {
+        IommuKind::None => (0..).take(specs.len()).collect(),
+        _ => group(&specs, &addresses)?,
+    };
     let mut devices = Vec::new();
     let mut media = Vec::new();
     for ((spec, bdf), group) in specs.iter().zip(addresses).zip(groups) {
@@ -120,6 +125,16 @@ fn apply_iommu(config: &mut IommuConfig, spec: &IommuSpec) -> Result<(), Machine
             scalable: kind == IommuKind::Vtd,
             ..IommuConfig::default()
         };
+    }
+    if config.kind == IommuKind::None {
+        if (spec.scalable, spec.address_width, spec.iotlb) != (None, None, None) {
+            return at("none has no tables: it accepts rawio=".into());
+        }
+        config.rawio = spec.rawio.unwrap_or(config.rawio);
+        return Ok(());
+    }
+    if spec.rawio.is_some() {
+        return at("rawio is a key of none".into());
     }
     if let Some(scalable) = spec.scalable {
         if config.kind == IommuKind::Amd {

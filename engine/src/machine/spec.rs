@@ -82,6 +82,8 @@ pub struct IommuSpec {
     pub address_width: Option<u8>,
     /// `iotlb=`
     pub iotlb: Option<bool>,
+    /// `rawio=` (none only).
+    pub rawio: Option<bool>,
 }
 
 /// Wished-for VFIO settings.
@@ -208,18 +210,20 @@ impl IommuSpec {
     pub fn set(&mut self, key: &str, value: Option<&str>) -> Result<(), String> {
         match key {
             "kind" => {
-                self.kind = Some(parsed(key, value, "vtd or amd", |text| match text {
+                self.kind = Some(parsed(key, value, "vtd, amd or none", |text| match text {
                     "vtd" => Some(IommuKind::Vtd),
                     "amd" => Some(IommuKind::Amd),
+                    "none" => Some(IommuKind::None),
                     _ => None,
                 })?);
             }
             "scalable" => self.scalable = Some(boolean(key, value)?),
             "address_width" => self.address_width = Some(number(key, value, 32, 64)?),
             "iotlb" => self.iotlb = Some(boolean(key, value)?),
+            "rawio" => self.rawio = Some(boolean(key, value)?),
             _ => {
                 return Err(format!(
-                    "unknown key '{key}': accepted are address_width=, iotlb=, scalable= (vtd)"
+                    "unknown key '{key}': accepted are address_width=, iotlb=, rawio= (none), scalable= (vtd)"
                 ));
             }
         }

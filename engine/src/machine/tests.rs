@@ -288,24 +288,47 @@ fn iommus_are_chosen_by_flag() {
         scalable: false,
         address_width: 50,
         iotlb: false,
+        ..IommuConfig::default()
     };
     assert_eq!(iommu("amd,address_width=50,iotlb=0"), Ok(amd));
     let vtd = IommuConfig {
         kind: IommuKind::Vtd,
         scalable: false,
         address_width: 57,
-        iotlb: true,
+        ..IommuConfig::default()
     };
     assert_eq!(iommu("vtd,scalable=off,address_width=57"), Ok(vtd));
 }
 
 #[test]
+fn without_an_iommu_each_device_has_a_group_of_its_own_from_0_on() {
+    let layer = Layer {
+        iommu: Some(spec::iommu("none,rawio=0").unwrap()),
+        devices: [
+            "edu,group=7",
+            "edu,group=7",
+            "edu,bdf=0000:03:00.1",
+            "edu,bdf=0000:03:00.0",
+        ]
+        .map(|flag| spec::device(flag).unwrap())
+        .to_vec(),
+        ..Layer::default()
+    };
+    let machine = resolve(&[layer]).unwrap();
+    assert_eq!(machine.groups(), [0, 1, 2, 3]);
+    assert_eq!(machine.group_node(2), "noiommu-2");
+    assert!(!machine.iommu.rawio);
+    let again = file::parse("f", &file::to_toml(&machine)).unwrap();
+    assert_eq!(resolve(&[again]), Ok(machine));
+}
+
+#[test]
 fn bad_iommus_are_refused_in_one_line() {
     let table = [
-        ("smmu", "kind=smmu: accepted is vtd or amd"),
+        ("smmu", "kind=smmu: accepted is vtd, amd or none"),
         (
             "vtd,x=1",
-            "unknown key 'x': accepted are address_width=, iotlb=, scalable= (vtd)",
+            "unknown key 'x': accepted are address_width=, iotlb=, rawio= (none), scalable= (vtd)",
         ),
         (
             "vtd,address_width=40",
@@ -319,6 +342,8 @@ fn bad_iommus_are_refused_in_one_line() {
             "amd,scalable=1",
             "scalable is a key of vtd: amd accepts address_width=, iotlb=",
         ),
+        ("amd,rawio=1", "rawio is a key of none"),
+        ("none,iotlb=1", "none has no tables: it accepts rawio="),
     ];
     for (flag, error) in table {
         assert_eq!(iommu(flag), Err(format!("--iommu {flag}: {error}")));
@@ -528,6 +553,7 @@ fn any_machine() -> impl Strategy<Value = Machine> {
                 scalable,
                 address_width,
                 iotlb,
+                rawio: true,
             };
             Machine {
                 iommu,

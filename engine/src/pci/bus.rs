@@ -462,6 +462,12 @@ impl Wires {
         done: u64,
         cause: Cause,
     ) -> TransferError {
+        let cause = match cause {
+            Cause::Fault(_) | Cause::Vanished(_) if self.run.machine.without_iommu() => {
+                Cause::NoMemory
+            }
+            cause => cause,
+        };
         let blocked = Blocked {
             function: &self.function,
             iova,

@@ -121,6 +121,11 @@ fn verdict(blocked: &Blocked<'_>, ioas: Option<&Ioas>, at: u64) -> Verdict {
             evidence: mapped_at(ioas, at),
             help: "Peer DMA needs memory decoding on in the target, and the target must not be the device itself.",
         },
+        (Cause::NoMemory, _) => simple(
+            "no-memory",
+            "there is no memory at this bus address, and no IOMMU that would translate it".into(),
+            "Without an IOMMU a device is given physical addresses: /proc/self/pagemap has the page frames.",
+        ),
         (Cause::Fault(_), None) => simple(
             "no-address-space",
             "the device is not attached to an address space".into(),

@@ -137,6 +137,8 @@ pub enum Cause {
     Vanished(UserAddr),
     /// Another function's BAR did not take it.
     PeerRefused,
+    /// There is no IOMMU, and no memory at that bus address.
+    NoMemory,
 }
 
 /// A DMA that did not happen.

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use swiommu_abi::{Errno, vfio};
 use swiommu_iommu::StreamId;
 
-use super::type1::Type1;
+use super::noiommu;
+use super::type1::{self, Type1};
 use crate::door::{Answer, Call, CharDevice, File};
 use crate::iommufd::{Ioas, Space};
 use crate::run::Run;
@@ -24,6 +25,8 @@ pub struct Container {
 struct State {
     groups: Vec<(u32, Vec<StreamId>)>,
     iommu: Option<Type1>,
+    /// SET_IOMMU chose none.
+    noiommu: bool,
 }
 
 impl Container {
@@ -48,7 +51,8 @@ impl Container {
 
     /// Whether SET_IOMMU was done.
     pub fn has_iommu(&self) -> bool {
-        self.state().iommu.is_some()
+        let state = self.state();
+        state.iommu.is_some() || state.noiommu
     }
 
     /// A group joins; its functions attach if the container has an address space.
@@ -76,13 +80,20 @@ impl Container {
         }
         if state.groups.is_empty() {
             state.iommu = None;
+            state.noiommu = false;
         }
     }
 
     fn set_iommu(&self, kind: u64) -> Result<(), Errno> {
         let mut state = self.state();
-        if state.groups.is_empty() || state.iommu.is_some() {
+        if state.groups.is_empty() || state.iommu.is_some() || state.noiommu {
             return Err(Errno::EINVAL);
+        }
+        let machine = &self.run.machine;
+        if machine.without_iommu() {
+            noiommu::set_iommu(kind, machine.iommu.rawio)?;
+            state.noiommu = true;
+            return Ok(());
         }
         let v2 = match kind {
             vfio::TYPE1_IOMMU => false,
@@ -99,6 +110,21 @@ impl Container {
         }
         state.iommu = Some(iommu);
         Ok(())
+    }
+}
+
+impl Container {
+    /// CHECK_EXTENSION: of the IOMMU that is set, else of all that could be.
+    fn check_extension(&self, extension: u64) -> i32 {
+        let state = self.state();
+        let none = self.run.machine.without_iommu();
+        if none && noiommu::check_extension(extension) == 1 {
+            return 1;
+        }
+        if none && !state.groups.is_empty() {
+            return 0;
+        }
+        type1::check_extension(extension, state.iommu.is_some())
     }
 }
 
@@ -142,16 +168,18 @@ impl File for ContainerFile {
     fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno> {
         match cmd {
             vfio::GET_API_VERSION => Ok(Answer::Value(vfio::API_VERSION as i32)),
-            vfio::CHECK_EXTENSION => Ok(Answer::Value(super::type1::check_extension(
-                arg,
-                self.container.has_iommu(),
-            ))),
+            vfio::CHECK_EXTENSION => Ok(Answer::Value(self.container.check_extension(arg))),
             vfio::SET_IOMMU => self.container.set_iommu(arg).map(|()| Answer::Value(0)),
             _ => {
                 let mut state = self.container.state();
+                let refused = if state.noiommu {
+                    Errno::ENOTTY
+                } else {
+                    Errno::EINVAL
+                };
                 match &mut state.iommu {
                     Some(iommu) => iommu.ioctl(&self.container.run, call, cmd, arg),
-                    None => Err(Errno::EINVAL),
+                    None => Err(refused),
                 }
             }
         }

@@ -21,6 +21,8 @@ use crate::run::Run;
 pub struct Group {
     /// Its number.
     pub number: u32,
+    /// The name of its node in /dev/vfio.
+    pub node: String,
     /// Its functions.
     pub functions: Vec<Arc<Function>>,
     open: Mutex<bool>,
@@ -28,9 +30,10 @@ pub struct Group {
 
 impl Group {
     /// A group nobody has opened.
-    pub fn new(number: u32, functions: Vec<Arc<Function>>) -> Group {
+    pub fn new(number: u32, node: String, functions: Vec<Arc<Function>>) -> Group {
         Group {
             number,
+            node,
             functions,
             open: Mutex::new(false),
         }
@@ -64,8 +67,11 @@ impl GroupFile {
     /// Opens a group.
     ///
     /// # Errors
-    /// EBUSY while a file of it is open, here or in another process.
+    /// EPERM in no-IOMMU mode without CAP_SYS_RAWIO, EBUSY while a file of it is open, here or in another process.
     pub fn open(run: &Arc<Run>, group: &Arc<Group>) -> Result<Arc<GroupFile>, Errno> {
+        if run.machine.without_iommu() && !run.machine.iommu.rawio {
+            return Err(Errno::EPERM);
+        }
         let mut open = group.open.lock().unwrap();
         if *open {
             return Err(Errno::EBUSY);
@@ -200,7 +206,7 @@ fn read_name(call: &Call<'_>, arg: u64) -> Result<String, Errno> {
 
 impl File for GroupFile {
     fn link(&self) -> String {
-        format!("/dev/vfio/{}", self.group.number)
+        format!("/dev/vfio/{}", self.group.node)
     }
 
     fn char_device(&self) -> Option<CharDevice> {

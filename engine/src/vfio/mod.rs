@@ -6,4 +6,5 @@ pub mod device;
 pub mod dirty;
 pub mod group;
 pub mod hot_reset;
+pub mod noiommu;
 pub mod type1;

@@ -8,6 +8,7 @@ mod device;
 mod hot_reset;
 mod irq;
 mod model;
+mod noiommu;
 mod ownership;
 mod pins;
 mod reports;

@@ -32,17 +32,19 @@ pub enum Model {
     Scalable,
     /// AMD-Vi.
     Amd,
+    /// None: no-IOMMU mode.
+    None,
 }
 
 impl Model {
-    /// All of them.
+    /// All that translate.
     pub const ALL: [Model; 3] = [Model::Legacy, Model::Scalable, Model::Amd];
 
     fn config(self) -> IommuConfig {
-        let kind = if self == Model::Amd {
-            IommuKind::Amd
-        } else {
-            IommuKind::Vtd
+        let kind = match self {
+            Model::Legacy | Model::Scalable => IommuKind::Vtd,
+            Model::Amd => IommuKind::Amd,
+            Model::None => IommuKind::None,
         };
         IommuConfig {
             kind,

@@ -1,7 +1,7 @@
 //! open and its variants.
 #![allow(unsafe_code)] // C functions
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::os::fd::IntoRawFd;
 
 use libc::{AT_FDCWD, O_CLOEXEC, O_CREAT, O_PATH, O_TRUNC, O_WRONLY, mode_t};
@@ -10,7 +10,7 @@ use swiommu_engine::door::NewFile;
 
 use crate::files::{self, Mark};
 use crate::paths::{self, Path};
-use crate::{engine, process, stat, sys};
+use crate::{engine, guard, process, stat, sys};
 
 /// # Safety
 /// As `openat`.
@@ -24,10 +24,40 @@ pub unsafe fn open_at(
 ) -> c_int {
     // SAFETY: the caller's path.
     match unsafe { paths::resolve(dir, path) } {
-        // SAFETY: as above.
-        None => fresh(unsafe { sys::openat(dir, path, flags, mode) }),
+        None => {
+            // SAFETY: as above.
+            let ours = unsafe { names_pagemap(path) }.then(|| machine_file(PAGEMAP, flags, site));
+            // SAFETY: as above.
+            ours.flatten()
+                .unwrap_or_else(|| fresh(unsafe { sys::openat(dir, path, flags, mode) }))
+        }
         Some(place) => at_place(&place, flags, mode, site),
     }
+}
+
+/// Which page frames the client's memory lies in: the machine's to say when bus addresses are physical ones.
+const PAGEMAP: &str = "/proc/self/pagemap";
+
+/// Whether a path names this process's page frames.
+///
+/// # Safety
+/// `path` is null or a C string.
+unsafe fn names_pagemap(path: *const c_char) -> bool {
+    if path.is_null() {
+        return false;
+    }
+    // SAFETY: a C string: bytes are read up to the first that differs.
+    let elsewhere = unsafe { libc::strncmp(path, c"/proc/".as_ptr(), 6) } != 0;
+    if elsewhere || guard::inside() {
+        return false;
+    }
+    // SAFETY: a C string of more than 6 bytes.
+    let rest = unsafe { CStr::from_ptr(path.add(6)) }.to_bytes();
+    let Some(process) = rest.strip_suffix(b"/pagemap") else {
+        return false;
+    };
+    let number = || core::str::from_utf8(process).ok()?.parse().ok();
+    matches!(process, b"self" | b"thread-self") || number() == Some(sys::pid())
 }
 
 /// A number that the kernel just made is nobody's from before.
@@ -73,10 +103,15 @@ fn node(place: &Path, flags: c_int, site: usize) -> Option<c_int> {
         sys::set_errno(libc::ENOTDIR);
         return Some(-1);
     }
+    machine_file(place.text(), flags, site)
+}
+
+/// Opens a file that the machine answers for: `None` if it does not.
+fn machine_file(path: &str, flags: c_int, site: usize) -> Option<c_int> {
     let Some(engine) = engine::get() else {
         return Some(sys::fail(Errno::EIO) as c_int);
     };
-    let answer = engine::call(site, |call| engine.open(call, place.text()))?;
+    let answer = engine::call(site, |call| engine.open(call, path))?;
     Some(match answer {
         Ok(new) => install(new, flags & O_CLOEXEC != 0),
         Err(errno) => sys::fail(errno) as c_int,

@@ -26,12 +26,26 @@ pub struct Program {
     /// Shell lines that set the real kernel up.
     #[serde(default)]
     pub record: Vec<String>,
+    /// The IOMMUs it runs on.
+    #[serde(default = "translating")]
+    pub iommus: Vec<String>,
+    /// The kernel that is asked, by the oracle's name for it.
+    #[serde(default = "stock")]
+    pub kernel: String,
     /// More options for the oracle.
     #[serde(default)]
     pub oracle: Vec<String>,
     /// A kernel selftest: its test lines are what is compared.
     #[serde(default)]
     pub selftest: bool,
+}
+
+fn translating() -> Vec<String> {
+    vec!["intel".into(), "amd".into()]
+}
+
+fn stock() -> String {
+    "stock".into()
 }
 
 impl Programs {

@@ -102,13 +102,13 @@ pub(super) fn function(
         &format!("{directory}/iommu_group"),
         &format!("sys/kernel/iommu_groups/{}", function.group),
     )?;
-    tree.link(
-        &format!("{directory}/iommu"),
-        &format!(
-            "sys/devices/virtual/iommu/{}",
-            super::iommu::name(iommu.kind)
+    match super::iommu::name(iommu.kind) {
+        Some(unit) => tree.link(
+            &format!("{directory}/iommu"),
+            &format!("sys/devices/virtual/iommu/{unit}"),
         ),
-    )
+        None => Ok(()),
+    }
 }
 
 /// Six BARs, the ROM and six SR-IOV BARs: "first last flags".

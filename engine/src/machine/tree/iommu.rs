@@ -6,17 +6,20 @@ use super::{Function, Tree};
 use crate::machine::{IommuConfig, IommuKind};
 use std::io;
 
-/// What Linux calls the first unit.
-pub(super) fn name(kind: IommuKind) -> &'static str {
+/// What Linux calls the first unit, if there is one.
+pub(super) fn name(kind: IommuKind) -> Option<&'static str> {
     match kind {
-        IommuKind::Vtd => "dmar0",
-        IommuKind::Amd => "ivhd0",
+        IommuKind::Vtd => Some("dmar0"),
+        IommuKind::Amd => Some("ivhd0"),
+        IommuKind::None => None,
     }
 }
 
 /// What no client can map: the interrupt window and, on AMD, the HyperTransport range, if addresses go that far.
 pub(super) fn reserved_regions(config: &IommuConfig) -> &'static str {
-    if config.kind == IommuKind::Amd && config.address_width >= 40 {
+    if config.kind == IommuKind::None {
+        ""
+    } else if config.kind == IommuKind::Amd && config.address_width >= 40 {
         "0x00000000fee00000 0x00000000feefffff msi\n0x000000fd00000000 0x000000ffffffffff reserved"
     } else {
         "0x00000000fee00000 0x00000000feefffff msi"
@@ -29,7 +32,10 @@ pub(super) fn unit(
     config: &IommuConfig,
     functions: &[Function<'_>],
 ) -> io::Result<()> {
-    let name = name(config.kind);
+    tree.directory("sys/class/iommu")?;
+    let Some(name) = name(config.kind) else {
+        return Ok(());
+    };
     let directory = format!("sys/devices/virtual/iommu/{name}");
     tree.attributes(&directory, &[("uevent", 0o644, "")])?;
     match config.kind {
@@ -56,13 +62,13 @@ pub(super) fn unit(
             &format!("{directory}/amd-iommu"),
             &[("cap", 0o444, "190b640f"), ("features", 0o444, "16e3cc:0")],
         )?,
+        IommuKind::None => {}
     }
     tree.directory(&format!("{directory}/devices"))?;
     for function in functions {
         let target = format!("sys/devices/{}", function.directory());
         tree.link(&format!("{directory}/devices/{}", function.bdf), &target)?;
     }
-    tree.directory("sys/class/iommu")?;
     tree.link(&format!("sys/class/iommu/{name}"), &directory)?;
     tree.link(&format!("{directory}/subsystem"), "sys/class/iommu")
 }

@@ -22,9 +22,10 @@ pub(super) fn modules(tree: &Tree, machine: &Machine) -> io::Result<()> {
         tree.directory(&format!("{directory}/holders"))?;
     }
     let limit = machine.vfio.dma_entry_limit.to_string();
+    let noiommu = if machine.without_iommu() { "Y" } else { "N" };
     tree.attributes(
         "sys/module/vfio/parameters",
-        &[("enable_unsafe_noiommu_mode", 0o644, "N")],
+        &[("enable_unsafe_noiommu_mode", 0o644, noiommu)],
     )?;
     tree.attributes(
         "sys/module/vfio_iommu_type1/parameters",
@@ -101,12 +102,18 @@ pub(super) fn groups(tree: &Tree, machine: &Machine, functions: &[Function<'_>])
         ],
     )?;
     let reserved = super::iommu::reserved_regions(&machine.iommu);
+    let domain_type = if machine.without_iommu() {
+        "unknown"
+    } else {
+        "DMA-FQ"
+    };
     tree.directory("sys/class/vfio")?;
     for group in machine.groups() {
         let (major, minor) = machine
             .group_device(group)
             .expect("it is one of the machine's groups");
-        let node = format!("sys/devices/virtual/vfio/{group}");
+        let name = machine.group_node(group);
+        let node = format!("sys/devices/virtual/vfio/{name}");
         tree.attributes(
             &node,
             &[
@@ -114,20 +121,24 @@ pub(super) fn groups(tree: &Tree, machine: &Machine, functions: &[Function<'_>])
                 (
                     "uevent",
                     0o644,
-                    &format!("MAJOR={major}\nMINOR={minor}\nDEVNAME=vfio/{group}"),
+                    &format!("MAJOR={major}\nMINOR={minor}\nDEVNAME=vfio/{name}"),
                 ),
             ],
         )?;
         tree.link(&format!("{node}/subsystem"), "sys/class/vfio")?;
-        tree.link(&format!("sys/class/vfio/{group}"), &node)?;
-        tree.file(&format!("dev/vfio/{group}"), 0o666, b"")?;
+        tree.link(&format!("sys/class/vfio/{name}"), &node)?;
+        tree.file(&format!("dev/vfio/{name}"), 0o666, b"")?;
         tree.attributes(
             &format!("sys/kernel/iommu_groups/{group}"),
             &[
                 ("reserved_regions", 0o444, reserved),
-                ("type", 0o644, "DMA-FQ"),
+                ("type", 0o644, domain_type),
             ],
         )?;
+        if machine.without_iommu() {
+            let directory = format!("sys/kernel/iommu_groups/{group}");
+            tree.attributes(&directory, &[("name", 0o444, "vfio-noiommu")])?;
+        }
         tree.directory(&format!("sys/kernel/iommu_groups/{group}/devices"))?;
     }
     for function in functions {
