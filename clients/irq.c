@@ -256,6 +256,57 @@ static void edu_raises_msi(void)
 	close(fd);
 }
 
+static void write_one(int fd)
+{
+	if (write(fd, &(uint64_t){ 1 }, 8) != 8)
+		die("eventfd");
+}
+
+/* Unmask by eventfd, with edu's line raised, `fd` the trigger and `unmask` set. */
+static void unmask_eventfd(int fd, int unmask)
+{
+	int other = new_eventfd(), null = open("/dev/null", O_RDWR), closed = 9999, minus = -1;
+
+	say("unmask-eventfd-is-read", "%u", counted(unmask));
+	write_one(unmask);
+	say("raised-again-by-unmask-eventfd", "%u", awaited(fd));
+	say("unmask-eventfd-twice", "%s", set(EVENTFD | UNMASK, INTX, 0, 1, &unmask, 4));
+	say("unmask-eventfd-another", "%s", set(EVENTFD | UNMASK, INTX, 0, 1, &other, 4));
+	say("unmask-eventfd-dev-null", "%s", set(EVENTFD | UNMASK, INTX, 0, 1, &null, 4));
+	say("unmask-eventfd-closed", "%s", set(EVENTFD | UNMASK, INTX, 0, 1, &closed, 4));
+	say("unmask-eventfd-start-1", "%s", set(EVENTFD | UNMASK, INTX, 1, 1, &other, 4));
+	say("unmask-eventfd-away", "%s", set(EVENTFD | UNMASK, INTX, 0, 1, &minus, 4));
+	say("unmask-eventfd-away-twice", "%s", set(EVENTFD | UNMASK, INTX, 0, 1, &minus, 4));
+	write_one(other);
+	write_one(other);
+	say("unmask-eventfd-written-before", "%s", set(EVENTFD | UNMASK, INTX, 0, 1, &other, 4));
+	say("raised-again-by-what-was-written", "%u", awaited(fd));
+	say("what-was-written-is-left", "%u", counted(other));
+	close(other);
+	other = new_eventfd();
+	say("unmask-eventfd-after-close", "%s", set(EVENTFD | UNMASK, INTX, 0, 1, &other, 4));
+	write_one(other);
+	say("raised-again-by-the-new-one", "%u", awaited(fd));
+	config_write(4, 2, 0x406);
+	say("loopback-with-intx-disabled", "%s", loopback(INTX, 0, 1));
+	say("unmask-with-intx-disabled", "%s", set(NONE | UNMASK, INTX, 0, 1, "", 0));
+	write_one(other);
+	say("unmask-eventfd-with-intx-disabled", "%u", counted(fd));
+	config_write(4, 2, 6);
+	say("raised-when-intx-is-enabled", "%u", awaited(fd));
+	edu_write(0x64, 8);
+	loopback(INTX, 0, 0);
+	counted(other);
+	say("set-up-again", "%s", set(EVENTFD | TRIGGER, INTX, 0, 1, &fd, 4));
+	edu_write(0x60, 8);
+	say("raised-when-set-up", "%u", awaited(fd));
+	write_one(other);
+	say("unmask-eventfd-gone-with-intx", "%u", counted(fd));
+	say("unmask-eventfd-again", "%s", set(EVENTFD | UNMASK, INTX, 0, 1, &unmask, 4));
+	close(other);
+	close(null);
+}
+
 static void intx(void)
 {
 	int fd = new_eventfd(), again = new_eventfd(), minus = -1;
@@ -293,8 +344,9 @@ static void intx(void)
 	edu_write(0x60, 8);
 	say("still-masked", "%u", counted(fd));
 	say("unmask-eventfd", "%s", set(EVENTFD | UNMASK, INTX, 0, 1, &again, 4));
-	(void)!write(again, &(uint64_t){ 1 }, 8);
+	write_one(again);
 	say("delivered-after-unmask-eventfd", "%u", awaited(fd));
+	unmask_eventfd(fd, again);
 	edu_write(0x64, 8);
 	say("mask-eventfd", "%s", set(EVENTFD | MASK, INTX, 0, 1, &again, 4));
 	say("unmask-eventfd-off", "%s", set(EVENTFD | UNMASK, INTX, 0, 1, &minus, 4));

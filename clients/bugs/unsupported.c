@@ -15,10 +15,6 @@ int main(int argc, char **argv)
 	struct door door = open_device(bdf, VFIO_TYPE1v2_IOMMU);
 	struct vfio_device_ioeventfd event = { .argsz = sizeof(event), .flags = VFIO_DEVICE_IOEVENTFD_32, .offset = 4, .fd = -1 };
 	struct vfio_device_feature feature = { .argsz = sizeof(feature) };
-	struct {
-		struct vfio_irq_set set;
-		int fd;
-	} irq = { .set = { .argsz = sizeof(irq), .count = 1 }, .fd = eventfd(0, EFD_CLOEXEC) };
 	int device = door.device;
 
 	fails(device, VFIO_DEVICE_IOEVENTFD, &event, ENOTTY);
@@ -28,11 +24,5 @@ int main(int argc, char **argv)
 		feature.flags = index | how;
 		fails(device, VFIO_DEVICE_FEATURE, &feature, ENOTTY);
 	}
-	irq.set.index = VFIO_PCI_INTX_IRQ_INDEX;
-	irq.set.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-	if (ioctl(device, VFIO_DEVICE_SET_IRQS, &irq))
-		die("SET_IRQS");
-	irq.set.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK;
-	fails(device, VFIO_DEVICE_SET_IRQS, &irq, ENOTTY);
 	return 0;
 }

@@ -9,7 +9,7 @@
 mod clock;
 
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use clock::{Contender, pin, race};
 use swiommu_engine::door::{Call, File, Files};
@@ -18,6 +18,7 @@ use swiommu_engine::machine::options::Options;
 use swiommu_engine::pci::Bus;
 use swiommu_engine::pci::bus::Wires;
 use swiommu_engine::pci::config::Config;
+use swiommu_engine::pci::function::Function;
 use swiommu_engine::pci::irq::Irqs;
 use swiommu_engine::run::Run;
 use swiommu_engine::vfio::container::Container;
@@ -81,7 +82,7 @@ impl World {
                 .map(iova, Pa(place(page)), PAGE, Prot::all())
                 .expect("an empty domain");
         }
-        let irqs = Irqs::new(identity);
+        let irqs = Irqs::new(identity, Weak::<Function>::new());
         let wires = Wires::new(&run, &function, container.clone(), config, irqs);
         World {
             wires,

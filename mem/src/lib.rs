@@ -28,6 +28,7 @@ mod moves;
 pub mod park;
 mod populate;
 mod raw;
+mod watch;
 mod window;
 
 pub use caller::Caller;
@@ -36,6 +37,7 @@ pub use extable::{install_handlers, recover};
 pub use file::{STRETCHES_MOST, Stretch};
 pub use mapping::Mapping;
 pub use populate::note_shared_file_mapping;
+pub use watch::EventWatch;
 pub use window::Window;
 
 /// First address that no client has: 2^47. Above it lie non-canonical addresses and, on machines with five-level

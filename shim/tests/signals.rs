@@ -6,6 +6,7 @@ use std::mem::zeroed;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use swiommu::guard;
 use swiommu::mmio::{Bus, Registers, emulate, warm_up};
 use swiommu::signals::{enter, init, set_trap_hook, symbols, with_faults};
 use swiommu_mem::{Client, UserAddr};
@@ -193,6 +194,36 @@ extern "C" fn skip(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) 
 fn a_new_thread_can_access_registers_at_once() {
     let _one = set_up();
     std::thread::spawn(register_round_trip).join().unwrap();
+}
+
+/// The signals that the kernel does not deliver to this thread, one bit each from signal 1 on.
+fn blocked_here() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+}
+
+#[test]
+fn a_thread_of_the_engines_own_is_inside_and_gets_no_signal_of_the_client() {
+    let _one = set_up();
+    let look = || (guard::inside(), blocked_here());
+    let before = blocked_here();
+    let client = std::thread::spawn(look).join().unwrap();
+    let engine = guard::enter(|| std::thread::spawn(look)).join().unwrap();
+    assert_eq!(client, (false, before), "a thread of the client");
+    let own = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGSYS,
+        libc::SIGKILL,
+        libc::SIGSTOP,
+    ];
+    // 32 and 33 are libc's own
+    let open = own.into_iter().chain([32, 33]);
+    let open = open.fold(0u64, |set, signal| set | 1 << (signal - 1));
+    assert_eq!(engine, (true, !open));
+    assert_eq!(blocked_here(), before);
 }
 
 #[test]

@@ -2,16 +2,17 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError, Weak};
 
 use swiommu_abi::{Errno, vfio};
 use swiommu_iommu::StreamId;
-use swiommu_mem::UserAddr;
 use swiommu_mem::fd::{self, Hidden};
+use swiommu_mem::{EventWatch, UserAddr};
 
 use super::bus::Wires;
 use super::config::{Config, Effect};
 use super::irq::{Action, Data, Irqs, Kind};
+use super::unmask::Line;
 use super::{Bar, Device, Identity};
 use crate::door::{Call, Mmio};
 use crate::iommufd::Space;
@@ -114,7 +115,9 @@ impl Function {
                 .bases
                 .get_or_init(|| run.bar_bases(self.index, identity));
             let config = Config::new(identity, bases);
-            let wires = Wires::new(run, self, space, config, Irqs::new(identity));
+            let line: Weak<dyn Line> = Arc::<Function>::downgrade(self);
+            let irqs = Irqs::new(identity, line);
+            let wires = Wires::new(run, self, space, config, irqs);
             let mut open = Open { model, wires };
             open.model.reset(&mut open.wires);
             let bytes = u64::from(vfio::PCI_NUM_REGIONS) << vfio::PCI_OFFSET_SHIFT;
@@ -373,6 +376,14 @@ impl Function {
             done += step;
         }
         Ok(bytes)
+    }
+}
+
+impl Line for Function {
+    fn unmask_written(&self, watch: &Arc<EventWatch>) {
+        if let Some(open) = &mut self.live().open {
+            open.wires.irqs.unmask_written(watch);
+        }
     }
 }
 

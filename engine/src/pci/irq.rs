@@ -3,9 +3,13 @@
 //! One of INTx, MSI and MSI-X is active at a time; ERR and REQ stand beside them. Rules and their order follow
 //! `drivers/vfio/pci/vfio_pci_intrs.c`.
 
+use std::sync::{Arc, Weak};
+
 use swiommu_abi::{Errno, vfio};
+use swiommu_mem::EventWatch;
 use swiommu_mem::fd::EventFd;
 
+use super::unmask::{Line, Unmask};
 use crate::pci::Identity;
 
 /// Which of the exclusive interrupt kinds is set up.
@@ -54,13 +58,16 @@ pub struct Irqs {
     /// DisINTx in the command register.
     disabled: bool,
     asserted: bool,
+    /// The eventfd by which the client unmasks INTx, and whose line that is.
+    unmask: Option<Unmask>,
+    line: Weak<dyn Line>,
     err: Option<EventFd>,
     req: Option<EventFd>,
 }
 
 impl Irqs {
-    /// Nothing is set up.
-    pub fn new(identity: &Identity) -> Irqs {
+    /// Nothing is set up. `line` is told when a client writes to the eventfd that unmasks INTx.
+    pub fn new(identity: &Identity, line: Weak<dyn Line>) -> Irqs {
         let counts = [
             u32::from(identity.interrupt_pin != 0),
             u32::from(identity.msi),
@@ -76,6 +83,8 @@ impl Irqs {
             masked: false,
             disabled: false,
             asserted: false,
+            unmask: None,
+            line,
             err: None,
             req: None,
         }
@@ -94,13 +103,27 @@ impl Irqs {
     /// DisINTx in the command register changed: it masks or unmasks INTx, and INTx starts masked while it is set.
     pub fn set_intx_disabled(&mut self, disabled: bool) {
         self.disabled = disabled;
-        self.set_intx_mask(disabled);
+        if disabled {
+            self.masked = true;
+        } else {
+            self.unmask_intx();
+        }
     }
 
-    /// Whether INTx is held back by the client.
-    fn set_intx_mask(&mut self, masked: bool) {
-        self.masked = masked;
-        self.deliver_intx();
+    /// The client no longer holds INTx back; while DisINTx does, nothing changes.
+    fn unmask_intx(&mut self) {
+        if !self.disabled {
+            self.masked = false;
+            self.deliver_intx();
+        }
+    }
+
+    /// The client wrote to the eventfd that unmasks INTx.
+    pub fn unmask_written(&mut self, watch: &Arc<EventWatch>) {
+        if self.unmask.as_ref().is_some_and(|own| own.is(watch)) {
+            watch.drain();
+            self.unmask_intx();
+        }
     }
 
     /// The device drives its INTx line.
@@ -121,6 +144,13 @@ impl Irqs {
         }
     }
 
+    /// Signals INTx's eventfd, unless DisINTx holds it back.
+    fn signal_intx(&self) {
+        if !self.disabled {
+            self.signal(0);
+        }
+    }
+
     fn signal(&self, vector: usize) {
         if let Some(Some(trigger)) = self.vectors.get(vector) {
             trigger.signal();
@@ -131,7 +161,7 @@ impl Irqs {
     fn deliver_intx(&mut self) {
         if self.kind == Kind::Intx && self.asserted && !self.masked {
             self.masked = true;
-            self.signal(0);
+            self.signal_intx();
         }
     }
 
@@ -148,10 +178,8 @@ impl Irqs {
         count: u32,
     ) -> Result<(), Errno> {
         match (index, action) {
-            (vfio::PCI_INTX_IRQ_INDEX, Action::Mask) => self.intx_mask(start, count, &data, true),
-            (vfio::PCI_INTX_IRQ_INDEX, Action::Unmask) => {
-                self.intx_mask(start, count, &data, false)
-            }
+            (vfio::PCI_INTX_IRQ_INDEX, Action::Mask) => self.intx_mask(start, count, &data),
+            (vfio::PCI_INTX_IRQ_INDEX, Action::Unmask) => self.intx_unmask(start, count, &data),
             (vfio::PCI_INTX_IRQ_INDEX, Action::Trigger) => self.intx_trigger(start, count, data),
             (vfio::PCI_MSI_IRQ_INDEX, Action::Trigger) => {
                 self.msi_trigger(Kind::Msi, start, count, data)
@@ -175,18 +203,36 @@ impl Irqs {
         }
     }
 
-    fn intx_mask(&mut self, start: u32, count: u32, data: &Data, mask: bool) -> Result<(), Errno> {
+    fn intx_mask(&mut self, start: u32, count: u32, data: &Data) -> Result<(), Errno> {
         if self.kind != Kind::Intx || start != 0 || count != 1 {
             return Err(Errno::EINVAL);
         }
         match data {
-            Data::None => self.set_intx_mask(mask),
-            Data::Bool(wanted) => {
-                if wanted[0] != 0 {
-                    self.set_intx_mask(mask);
+            Data::None => self.masked = true,
+            Data::Bool(wanted) => self.masked |= wanted[0] != 0,
+            Data::Eventfd(_) => return Err(Errno::ENOTTY),
+        }
+        Ok(())
+    }
+
+    fn intx_unmask(&mut self, start: u32, count: u32, data: &Data) -> Result<(), Errno> {
+        if self.kind != Kind::Intx || start != 0 || count != 1 {
+            return Err(Errno::EINVAL);
+        }
+        match data {
+            Data::Bool(wanted) if wanted[0] == 0 => {}
+            Data::None | Data::Bool(_) => self.unmask_intx(),
+            Data::Eventfd(fds) if fds[0] < 0 => self.unmask = None,
+            Data::Eventfd(fds) => {
+                let (watch, written) = EventWatch::of_client(fds[0])?;
+                if self.unmask.as_ref().is_some_and(Unmask::is_in_use) {
+                    return Err(Errno::EBUSY);
+                }
+                self.unmask = Some(Unmask::start(watch, self.line.clone())?);
+                if written {
+                    self.unmask_intx();
                 }
             }
-            Data::Eventfd(_) => return Err(Errno::ENOTTY),
         }
         Ok(())
     }
@@ -211,14 +257,9 @@ impl Irqs {
                 Ok(())
             }
             _ if self.kind != Kind::Intx => Err(Errno::EINVAL),
-            Data::None => {
-                self.signal(0);
-                Ok(())
-            }
-            Data::Bool(fire) => {
-                if fire[0] != 0 {
-                    self.signal(0);
-                }
+            Data::Bool(fire) if fire[0] == 0 => Ok(()),
+            Data::None | Data::Bool(_) => {
+                self.signal_intx();
                 Ok(())
             }
         }
@@ -285,6 +326,7 @@ impl Irqs {
         self.kind = Kind::None;
         self.vectors.clear();
         self.masked = false;
+        self.unmask = None;
     }
 
     /// The last file closed: everything goes.

@@ -8,6 +8,7 @@ pub mod bus;
 pub mod config;
 pub mod function;
 pub mod irq;
+pub mod unmask;
 
 use std::os::fd::BorrowedFd;
 

@@ -155,12 +155,6 @@ impl DeviceFile {
             vfio::IRQ_SET_ACTION_TRIGGER => Action::Trigger,
             _ => return Err(Errno::ENOTTY),
         };
-        if set.index == vfio::PCI_INTX_IRQ_INDEX && action == Action::Unmask && item == 4 {
-            self.run.reports.unsupported(
-                call,
-                format_args!("VFIO_DEVICE_SET_IRQS: INTx unmask by eventfd"),
-            );
-        }
         self.function
             .set_irqs(set.index, action, set.start, data, set.count)
     }

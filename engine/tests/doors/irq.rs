@@ -86,6 +86,107 @@ fn a_line_that_rises_before_the_eventfd_is_set_is_not_lost() {
     assert_eq!(event.count(), 1);
 }
 
+/// UNMASK of INTx with an eventfd, or -1.
+fn unmask_by(device: &Fd, event: i32) -> Result<i32, Errno> {
+    let flags = vfio::IRQ_SET_DATA_EVENTFD | UNMASK;
+    device.irqs_raw(INTX, flags, 0, 1, &event.to_ne_bytes())
+}
+
+#[test]
+fn a_write_to_the_unmask_eventfd_unmasks_and_fires_while_the_line_is_asserted() {
+    let (rig, event, unmask) = (Rig::new(Model::Scalable), Event::new(), Event::new());
+    rig.device.eventfds(INTX, 0, &[event.number()]).unwrap();
+    unmask_by(&rig.device, unmask.number()).unwrap();
+    raise(&rig);
+    assert_eq!(event.awaited(), 1);
+    for _ in 0..3 {
+        unmask.signal();
+        assert_eq!(event.awaited(), 1, "still asserted");
+        assert_eq!(unmask.count(), 0, "the device took it");
+    }
+    acknowledge(&rig);
+    unmask.signal();
+    unmask.until_taken();
+    assert_eq!(event.count(), 0, "no longer asserted");
+    raise(&rig);
+    assert_eq!(event.count(), 1, "and not masked");
+}
+
+#[test]
+fn an_unmask_eventfd_that_was_written_before_counts_and_keeps_its_count() {
+    let (rig, event, unmask) = (Rig::new(Model::Scalable), Event::new(), Event::new());
+    rig.device.eventfds(INTX, 0, &[event.number()]).unwrap();
+    raise(&rig);
+    assert_eq!(event.count(), 1);
+    unmask.signal();
+    unmask_by(&rig.device, unmask.number()).unwrap();
+    assert_eq!((event.count(), unmask.count()), (1, 1));
+}
+
+#[test]
+fn an_unmask_eventfd_that_was_taken_away_is_nobodys() {
+    let (rig, event, unmask) = (Rig::new(Model::Scalable), Event::new(), Event::new());
+    for disable in [false, true] {
+        rig.device.eventfds(INTX, 0, &[event.number()]).unwrap();
+        unmask_by(&rig.device, unmask.number()).unwrap();
+        if disable {
+            rig.device.irqs(INTX, TRIGGER, 0, 0).unwrap();
+            rig.device.eventfds(INTX, 0, &[event.number()]).unwrap();
+        } else {
+            unmask_by(&rig.device, -1).unwrap();
+        }
+        raise(&rig);
+        assert_eq!(event.count(), 1);
+        unmask.signal();
+        assert_eq!(unmask_by(&rig.device, unmask.number()), Ok(0));
+        assert_eq!((event.count(), unmask.count()), (1, 1), "found as written");
+        unmask_by(&rig.device, -1).unwrap();
+        acknowledge(&rig);
+        rig.device.irqs(INTX, TRIGGER, 0, 0).unwrap();
+    }
+}
+
+#[test]
+fn a_second_unmask_eventfd_is_refused_until_the_first_is_closed() {
+    let (rig, event) = (Rig::new(Model::Scalable), Event::new());
+    let (first, second) = (Event::new(), Event::new());
+    assert_eq!(
+        unmask_by(&rig.device, first.number()),
+        Err(Errno::EINVAL),
+        "INTx is off"
+    );
+    rig.device.eventfds(INTX, 0, &[event.number()]).unwrap();
+    assert_eq!(unmask_by(&rig.device, 9999), Err(Errno::EBADF));
+    unmask_by(&rig.device, first.number()).unwrap();
+    assert_eq!(unmask_by(&rig.device, 9999), Err(Errno::EBADF));
+    for busy in [&first, &second] {
+        assert_eq!(unmask_by(&rig.device, busy.number()), Err(Errno::EBUSY));
+    }
+    drop(first);
+    assert_eq!(unmask_by(&rig.device, second.number()), Ok(0));
+    raise(&rig);
+    assert_eq!(event.count(), 1);
+    second.signal();
+    assert_eq!(event.awaited(), 1);
+}
+
+#[test]
+fn while_the_command_register_disables_the_line_nothing_unmasks_or_fires_it() {
+    let (rig, event, unmask) = (Rig::new(Model::Scalable), Event::new(), Event::new());
+    rig.device.eventfds(INTX, 0, &[event.number()]).unwrap();
+    unmask_by(&rig.device, unmask.number()).unwrap();
+    let command = rig.device.config(4, 2);
+    rig.device.set_config(4, 2, command | DISINTX);
+    raise(&rig);
+    rig.device.irqs(INTX, UNMASK, 0, 1).unwrap();
+    rig.device.irqs(INTX, TRIGGER, 0, 1).unwrap();
+    unmask.signal();
+    unmask.until_taken();
+    assert_eq!(event.count(), 0);
+    rig.device.set_config(4, 2, command);
+    assert_eq!(event.count(), 1);
+}
+
 #[test]
 fn the_commands_disable_bit_holds_the_line_back() {
     let (rig, event) = (Rig::new(Model::Scalable), Event::new());

@@ -1,6 +1,6 @@
 //! The calls of a VFIO client, one function each.
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use swiommu_abi::{Errno, vfio};
@@ -196,6 +196,30 @@ impl Event {
     /// Its number.
     pub fn number(&self) -> i32 {
         self.0.as_raw_fd()
+    }
+
+    /// Adds one, as whoever else has it does.
+    pub fn signal(&self) {
+        rustix::io::write(&self.0, &1u64.to_ne_bytes()).expect("write");
+    }
+
+    /// As [`Event::count`], but waits for a signal of another thread.
+    pub fn awaited(&self) -> u64 {
+        let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+        while poll(&mut ready, None) == Err(rustix::io::Errno::INTR) {}
+        self.count()
+    }
+
+    /// Waits until another thread has read it.
+    pub fn until_taken(&self) {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+        while poll(&mut ready, Some(&now)) != Ok(0) {
+            std::thread::yield_now();
+        }
     }
 
     /// How often it was signalled since the last look.

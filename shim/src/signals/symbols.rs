@@ -429,6 +429,8 @@ struct Begin {
     start: Start,
     argument: *mut c_void,
     blocked: Set,
+    /// The engine made it for itself.
+    engine: bool,
 }
 
 extern "C-unwind" fn begin(what: *mut c_void) -> *mut c_void {
@@ -437,14 +439,23 @@ extern "C-unwind" fn begin(what: *mut c_void) -> *mut c_void {
         start,
         argument,
         blocked,
+        engine,
     } = *unsafe { Box::from_raw(what.cast::<Begin>()) };
     thread::prepare();
     thread::here(|thread| thread.blocked.set(blocked));
     crate::audit::thread_started();
-    start(argument)
+    if engine {
+        crate::guard::enter(|| start(argument))
+    } else {
+        start(argument)
+    }
 }
 
-/// pthread_create(3): a new thread has its alternate stack before its first instruction.
+/// Every signal but those by which libc itself speaks to its threads.
+const ALL_BUT_LIBCS: Set = !(bit(32) | bit(33));
+
+/// pthread_create(3): a new thread has its alternate stack before its first instruction. A thread of the engine's own
+/// is inside for its whole life, and all signals of the client go to other threads.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_create(
     thread: *mut libc::pthread_t,
@@ -466,16 +477,25 @@ pub unsafe extern "C" fn pthread_create(
         return unsafe { next(thread, attributes, start, argument) };
     }
     let blocked = thread::here(|thread| thread.blocked.get());
+    let engine = crate::guard::inside();
     let what = Box::into_raw(Box::new(Begin {
         start,
         argument,
         blocked,
+        engine,
     }));
+    // The new thread begins with our mask.
+    let mask = engine
+        .then(|| super::kernel::sigprocmask(libc::SIG_BLOCK, Some(ALL_BUT_LIBCS & !OURS)))
+        .and_then(Result::ok);
     // SAFETY: as the manual page says; on failure nobody took the box.
     unsafe {
         let failed = next(thread, attributes, begin, what.cast());
         if failed != 0 {
             drop(Box::from_raw(what));
+        }
+        if let Some(mask) = mask {
+            let _ = super::kernel::sigprocmask(libc::SIG_SETMASK, Some(mask));
         }
         failed
     }
