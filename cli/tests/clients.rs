@@ -10,6 +10,8 @@ mod command;
 mod golden;
 #[path = "clients/guest.rs"]
 mod guest;
+#[path = "clients/machine.rs"]
+mod machine;
 #[path = "clients/monitor.rs"]
 mod monitor;
 #[path = "clients/processes.rs"]
