@@ -18,6 +18,7 @@
 //! | `handler` | our fault handler, chaining, the trampoline |
 //! | `thread` | per-thread state: alternate stack, depth, masks |
 //! | `symbols` | the interposed functions |
+//! | `waits` | those that wait with a mask of their own |
 //!
 //! Limits: a client handler that asks for its alternate stack runs on ours, which is always the larger one; while
 //! one of the four is handled it is not blocked, so a handler that faults itself is entered again rather than killed
@@ -32,6 +33,7 @@ mod kernel;
 mod resume;
 pub mod symbols;
 mod thread;
+pub mod waits;
 
 pub use handler::{TrapHook, init, set_trap_hook};
 pub use thread::{Inside, enter, with_faults};

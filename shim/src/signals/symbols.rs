@@ -6,8 +6,8 @@
 
 use super::handler::{client_action, is_ready};
 use super::kernel::{self, Action};
-use super::{OURS, Set, bit, thread};
-use libc::{c_int, c_void, sighandler_t, sigset_t, stack_t, timespec};
+use super::{Set, bit, thread};
+use libc::{c_int, c_void, sighandler_t, sigset_t, stack_t};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -24,13 +24,13 @@ fn answer(result: Result<(), i32>) -> c_int {
 }
 
 /// The next definition of a function after ours.
-struct Next {
+pub(super) struct Next {
     name: &'static CStr,
     found: AtomicUsize,
 }
 
 impl Next {
-    const fn new(name: &'static CStr) -> Next {
+    pub(super) const fn new(name: &'static CStr) -> Next {
         Next {
             name,
             found: AtomicUsize::new(0),
@@ -38,7 +38,7 @@ impl Next {
     }
 
     /// Its address. Aborts when libc has no such function, which then nobody can have called.
-    fn get(&self) -> usize {
+    pub(super) fn get(&self) -> usize {
         match self.found.load(Ordering::Relaxed) {
             0 => {
                 // SAFETY: a NUL-terminated name.
@@ -56,37 +56,18 @@ impl Next {
 ///
 /// # Safety
 /// `set` is null or points to a signal set.
-unsafe fn read_set(set: *const sigset_t) -> Option<Set> {
+pub(super) unsafe fn read_set(set: *const sigset_t) -> Option<Set> {
     // SAFETY: the caller's obligation; the first word holds signals 1 to 64.
     (!set.is_null()).then(|| unsafe { set.cast::<Set>().read_unaligned() })
 }
 
 /// # Safety
 /// `to` is null or points to a signal set.
-unsafe fn write_set(to: *mut sigset_t, set: Set) {
+pub(super) unsafe fn write_set(to: *mut sigset_t, set: Set) {
     if !to.is_null() {
         // SAFETY: the caller's obligation.
         unsafe { to.cast::<Set>().write_unaligned(set) };
     }
-}
-
-/// A copy of a set without our four.
-///
-/// # Safety
-/// `set` is null or points to a signal set.
-unsafe fn stripped(set: *const sigset_t) -> Option<sigset_t> {
-    if set.is_null() {
-        return None;
-    }
-    // SAFETY: the caller's obligation.
-    let mut copy = unsafe { set.read() };
-    // SAFETY: `copy` is a signal set.
-    unsafe { write_set(&raw mut copy, read_set(set).unwrap_or(0) & !OURS) };
-    Some(copy)
-}
-
-fn pointer(set: &Option<sigset_t>) -> *const sigset_t {
-    set.as_ref().map_or(std::ptr::null(), std::ptr::from_ref)
 }
 
 /// Signals that libc keeps to itself.
@@ -268,157 +249,6 @@ pub unsafe extern "C" fn sigaltstack(new: *const stack_t, old: *mut stack_t) -> 
                 *old = before;
             }
         }))
-    }
-}
-
-/// sigsuspend(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sigsuspend(set: *const sigset_t) -> c_int {
-    static NEXT: Next = Next::new(c"sigsuspend");
-    // SAFETY: libc's function of this name; the set is a copy.
-    unsafe {
-        let next: unsafe extern "C" fn(*const sigset_t) -> c_int = std::mem::transmute(NEXT.get());
-        next(pointer(&stripped(set)))
-    }
-}
-
-/// ppoll(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn ppoll(
-    fds: *mut libc::pollfd,
-    count: libc::nfds_t,
-    timeout: *const timespec,
-    set: *const sigset_t,
-) -> c_int {
-    type Ppoll = unsafe extern "C" fn(
-        *mut libc::pollfd,
-        libc::nfds_t,
-        *const timespec,
-        *const sigset_t,
-    ) -> c_int;
-    static NEXT: Next = Next::new(c"ppoll");
-    // SAFETY: libc's function of this name; the set is a copy.
-    unsafe {
-        std::mem::transmute::<usize, Ppoll>(NEXT.get())(
-            fds,
-            count,
-            timeout,
-            pointer(&stripped(set)),
-        )
-    }
-}
-
-/// ppoll(2) as fortified programs call it.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn __ppoll_chk(
-    fds: *mut libc::pollfd,
-    count: libc::nfds_t,
-    timeout: *const timespec,
-    set: *const sigset_t,
-    size: usize,
-) -> c_int {
-    type Ppoll = unsafe extern "C" fn(
-        *mut libc::pollfd,
-        libc::nfds_t,
-        *const timespec,
-        *const sigset_t,
-        usize,
-    ) -> c_int;
-    static NEXT: Next = Next::new(c"__ppoll_chk");
-    // SAFETY: libc's function of this name; the set is a copy.
-    unsafe {
-        std::mem::transmute::<usize, Ppoll>(NEXT.get())(
-            fds,
-            count,
-            timeout,
-            pointer(&stripped(set)),
-            size,
-        )
-    }
-}
-
-/// pselect(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pselect(
-    count: c_int,
-    read: *mut libc::fd_set,
-    write: *mut libc::fd_set,
-    except: *mut libc::fd_set,
-    timeout: *const timespec,
-    set: *const sigset_t,
-) -> c_int {
-    type Pselect = unsafe extern "C" fn(
-        c_int,
-        *mut libc::fd_set,
-        *mut libc::fd_set,
-        *mut libc::fd_set,
-        *const timespec,
-        *const sigset_t,
-    ) -> c_int;
-    static NEXT: Next = Next::new(c"pselect");
-    // SAFETY: libc's function of this name; the set is a copy.
-    unsafe {
-        std::mem::transmute::<usize, Pselect>(NEXT.get())(
-            count,
-            read,
-            write,
-            except,
-            timeout,
-            pointer(&stripped(set)),
-        )
-    }
-}
-
-/// epoll_pwait(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_pwait(
-    fd: c_int,
-    events: *mut libc::epoll_event,
-    count: c_int,
-    timeout: c_int,
-    set: *const sigset_t,
-) -> c_int {
-    type Wait =
-        unsafe extern "C" fn(c_int, *mut libc::epoll_event, c_int, c_int, *const sigset_t) -> c_int;
-    static NEXT: Next = Next::new(c"epoll_pwait");
-    // SAFETY: libc's function of this name; the set is a copy.
-    unsafe {
-        std::mem::transmute::<usize, Wait>(NEXT.get())(
-            fd,
-            events,
-            count,
-            timeout,
-            pointer(&stripped(set)),
-        )
-    }
-}
-
-/// epoll_pwait2(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_pwait2(
-    fd: c_int,
-    events: *mut libc::epoll_event,
-    count: c_int,
-    timeout: *const timespec,
-    set: *const sigset_t,
-) -> c_int {
-    type Wait = unsafe extern "C" fn(
-        c_int,
-        *mut libc::epoll_event,
-        c_int,
-        *const timespec,
-        *const sigset_t,
-    ) -> c_int;
-    static NEXT: Next = Next::new(c"epoll_pwait2");
-    // SAFETY: libc's function of this name; the set is a copy.
-    unsafe {
-        std::mem::transmute::<usize, Wait>(NEXT.get())(
-            fd,
-            events,
-            count,
-            timeout,
-            pointer(&stripped(set)),
-        )
     }
 }
 
