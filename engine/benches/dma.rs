@@ -24,6 +24,7 @@ use swiommu_engine::run::Run;
 use swiommu_engine::vfio::container::Container;
 use swiommu_iommu::{Domain, Iova, Pa, Prot};
 use swiommu_mem::{Client, Mapping};
+use zerocopy::{FromBytes, IntoBytes};
 
 const PAGE: u64 = 4096;
 /// First device address of the window.
@@ -32,6 +33,11 @@ const BASE: u64 = 1 << 32;
 const MEMORY: u64 = 256 << 20;
 /// Offset of PCI's command register, and memory decoding with bus mastering.
 const COMMAND: (usize, [u8; 2]) = (4, [6, 0]);
+
+/// Memory that begins on a page.
+#[derive(Clone, FromBytes, IntoBytes)]
+#[repr(C, align(4096))]
+struct Page([u8; PAGE as usize]);
 
 /// A call that names no other files.
 struct NoFiles;
@@ -146,14 +152,20 @@ fn row(
     write: bool,
 ) -> Vec<(&'static str, f64)> {
     let offsets = offsets(bytes, window);
-    let mut buffers = vec![vec![1u8; bytes as usize]; worlds.len() + 1];
-    let (first, others) = buffers.split_first_mut().expect("there is one at least");
+    // Every contender's own side begins on a page, as a medium does: a copy's speed depends on it.
+    let mut buffers: Vec<Vec<Page>> = (0..=worlds.len())
+        .map(|_| vec![Page([1; PAGE as usize]); bytes.div_ceil(PAGE) as usize])
+        .collect();
+    let mut buffers = buffers
+        .iter_mut()
+        .map(|pages| &mut pages.as_mut_bytes()[..bytes as usize]);
+    let first = buffers.next().expect("there is one at least");
     let mut contenders = vec![Contender::new("memcpy", |n| {
         for i in 0..n as usize {
             plain(pages, offsets[i % offsets.len()], first, write);
         }
     })];
-    for ((name, world), buffer) in worlds.iter_mut().zip(others) {
+    for ((name, world), buffer) in worlds.iter_mut().zip(buffers) {
         let offsets = &offsets;
         contenders.push(Contender::new(name, move |n| {
             for i in 0..n as usize {

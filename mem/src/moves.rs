@@ -1,16 +1,21 @@
-//! The instructions that may fault: fixed-size moves below [`STRING_LEAST`] bytes, `rep movsb` from there on, and
-//! single atomic accesses.
+//! The instructions that may fault: moves of one width for a few bytes, a loop of 32-byte moves up to [`WIDE_MOST`],
+//! `rep movsb` beyond, and single atomic accesses.
 //!
 //! `rep movsb` is one instruction pointer with an exact remainder in rcx, and as fast as memcpy for large sizes on
-//! every CPU of the last decade. Below, its start-up cost shows, so a copy is a few moves of one width, of which the last
-//! overlaps what came before. When one of those faults, nothing is known but that a prefix may
-//! have been written; [`exact`] then repeats the copy byte-exactly. Repeating is sound because the bytes are the same.
+//! every CPU of the last decade. Below, its start-up cost shows. Of moves that fault nothing is known but that a prefix
+//! may have been written; [`exact`] then repeats the copy byte-exactly. Repeating is sound because the bytes are the
+//! same.
 #![allow(unsafe_code)] // inline assembly on addresses that are not known to be mapped
 
 use std::arch::asm;
 
-/// From this size on `rep movsb` is used.
-pub(crate) const STRING_LEAST: usize = 769;
+/// A copy of these sizes is a loop of 32-byte moves, where the CPU has them.
+const WIDE_LEAST: usize = 256;
+/// See [`WIDE_LEAST`].
+const WIDE_MOST: usize = 8192;
+
+/// Without 32-byte moves `rep movsb` is used from this size on.
+const STRING_LEAST: usize = 769;
 
 /// What rdx holds when nothing faulted: no address we touch, they are below 2^47.
 const NO_FAULT: u64 = u64::MAX;
@@ -113,8 +118,17 @@ pair!(pair_16, xmm_reg, "16", "", "movups");
 pub(crate) unsafe fn copy(to: *mut u8, from: *const u8, n: usize) -> Result<(), Stop> {
     // SAFETY: the obligations are the caller's, passed on unchanged; each arm's size fits its move.
     unsafe {
-        if n >= STRING_LEAST {
-            return string(to, from, n);
+        if n >= WIDE_LEAST {
+            if n <= WIDE_MOST && is_x86_feature_detected!("avx") {
+                return if wide(to, from, n) {
+                    Ok(())
+                } else {
+                    exact(to, from, n)
+                };
+            }
+            if n >= STRING_LEAST {
+                return string(to, from, n);
+            }
         }
         let moved = match n {
             0 => true,
@@ -150,6 +164,50 @@ unsafe fn blocks(to: *mut u8, from: *const u8, n: usize) -> bool {
         }
         pair_16(to.wrapping_add(n - 32), from.wrapping_add(n - 32), 32)
     }
+}
+
+/// 128 bytes and more: blocks of 128, the last one overlapping what came before.
+///
+/// # Safety
+/// As [`copy`]; `n` is at least 128, and the CPU has AVX.
+#[inline(always)]
+unsafe fn wide(to: *mut u8, from: *const u8, n: usize) -> bool {
+    let fault: u64;
+    // SAFETY: as in the pairs. Front blocks come first, so that a fault leaves only a prefix written.
+    unsafe {
+        faulting!(
+            [
+                "4:",
+                "vmovups ymm0, [{from}]",
+                "vmovups ymm1, [{from} + 32]",
+                "vmovups ymm2, [{from} + 64]",
+                "vmovups ymm3, [{from} + 96]",
+                "vmovups [{to}], ymm0",
+                "vmovups [{to} + 32], ymm1",
+                "vmovups [{to} + 64], ymm2",
+                "vmovups [{to} + 96], ymm3",
+                "sub {from}, -128",
+                "sub {to}, -128",
+                "cmp {to}, {end}",
+                "jb 4b",
+                "sub {from}, {to}",
+                "vmovups ymm0, [{from} + {end}]",
+                "vmovups ymm1, [{from} + {end} + 32]",
+                "vmovups ymm2, [{from} + {end} + 64]",
+                "vmovups ymm3, [{from} + {end} + 96]",
+                "vmovups [{end}], ymm0",
+                "vmovups [{end} + 32], ymm1",
+                "vmovups [{end} + 64], ymm2",
+                "vmovups [{end} + 96], ymm3"
+            ],
+            to = inout(reg) to => _, from = inout(reg) from => _, end = in(reg) to.wrapping_add(n - 128),
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            inout("rdx") NO_FAULT => fault,
+            options(nostack)
+        );
+        asm!("vzeroupper", options(nostack, nomem, preserves_flags));
+    }
+    fault == NO_FAULT
 }
 
 /// The byte-exact repetition of a small copy that faulted.

@@ -20,7 +20,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
-    fn a_read_into_a_hole_delivers_exactly_the_bytes_before_it(good in 0u64..400, beyond in 1u64..400) {
+    fn a_read_into_a_hole_delivers_exactly_the_bytes_before_it(good in 0u64..6000, beyond in 1u64..4000) {
         let hole = before_a_hole();
         paint(hole - 2 * PAGE, 2 * PAGE, 7);
         let mut out = vec![0xee; (good + beyond) as usize];
@@ -33,7 +33,7 @@ proptest! {
     }
 
     #[test]
-    fn a_write_into_a_hole_leaves_exactly_the_bytes_before_it(good in 0u64..400, beyond in 1u64..400) {
+    fn a_write_into_a_hole_leaves_exactly_the_bytes_before_it(good in 0u64..6000, beyond in 1u64..4000) {
         let hole = before_a_hole();
         let data = pattern(good + beyond, 3);
         let fault = client().write(UserAddr(hole - good), &data).unwrap_err();
@@ -44,13 +44,13 @@ proptest! {
     }
 
     #[test]
-    fn a_copy_names_the_side_that_failed(good in 0u64..300, beyond in 1u64..300, source in any::<bool>()) {
-        let (hole, plain) = (before_a_hole(), fresh(1));
+    fn a_copy_names_the_side_that_failed(good in 0u64..6000, beyond in 1u64..4000, source in any::<bool>()) {
+        let (hole, plain) = (before_a_hole(), fresh(3));
         let (to, from) = if source { (plain, hole - good) } else { (hole - good, plain) };
         let fault = client().copy(UserAddr(to), UserAddr(from), good + beyond).unwrap_err();
         prop_assert_eq!(fault, MemFault { done: good, at: UserAddr(hole) });
         unmap(hole - 2 * PAGE, 3 * PAGE);
-        unmap(plain, PAGE);
+        unmap(plain, 3 * PAGE);
     }
 
     #[test]
@@ -63,13 +63,13 @@ proptest! {
     }
 
     #[test]
-    fn every_size_arrives_whole(offset in 0u64..64, bytes in 0u64..5000, seed in any::<u8>()) {
-        let base = fresh(2);
+    fn every_size_arrives_whole(offset in 0u64..64, bytes in 0u64..10_000, seed in any::<u8>()) {
+        let base = fresh(3);
         let data = pattern(bytes, seed);
         client().write(UserAddr(base + offset), &data).unwrap();
         prop_assert_eq!(common::bytes_at(base + offset, bytes), data);
         prop_assert_eq!(common::bytes_at(base + offset + bytes, 1), vec![0]);
-        unmap(base, 2 * PAGE);
+        unmap(base, 3 * PAGE);
     }
 }
 
