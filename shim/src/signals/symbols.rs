@@ -316,7 +316,7 @@ pub unsafe extern "C" fn pthread_create(
     }));
     // The new thread begins with our mask.
     let mask = engine
-        .then(|| super::kernel::sigprocmask(libc::SIG_BLOCK, Some(ALL_BUT_LIBCS & !OURS)))
+        .then(|| super::kernel::sigprocmask(libc::SIG_BLOCK, Some(ALL_BUT_LIBCS & !super::OURS)))
         .and_then(Result::ok);
     // SAFETY: as the manual page says; on failure nobody took the box.
     unsafe {
