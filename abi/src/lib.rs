@@ -1,4 +1,4 @@
-//! The numbers and structs that cross the boundary between a VFIO program and the kernel, and the
+//! The numbers and structs that cross the boundary between a VFIO or iommufd program and the kernel, and the
 //! errno values that come back. No logic: a size, an offset and a name are all there is here.
 //!
 //! Layouts follow Linux 7.2's `include/uapi/linux/vfio.h`; a test compares each of them with the
@@ -6,7 +6,11 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod plain;
+
 mod errno;
+pub mod iommufd;
 pub mod pci;
 pub mod vfio;
 

@@ -1,7 +1,5 @@
 //! VFIO containers, groups, PCI devices and the type1 IOMMU (`include/uapi/linux/vfio.h`).
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
 /// `_IO(';', 100 + n)`: every VFIO command carries neither size nor direction.
 const fn io(n: u32) -> u32 {
     0x3b00 | (100 + n)
@@ -85,16 +83,6 @@ pub const NOIOMMU_IOMMU: u64 = 8;
 pub const UNMAP_ALL: u64 = 9;
 /// `VFIO_UPDATE_VADDR`
 pub const UPDATE_VADDR: u64 = 10;
-
-/// Derives what every plain struct of the boundary needs.
-macro_rules! plain {
-    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* $field:ident: $ty:ty,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-        #[repr(C)]
-        pub struct $name { $($(#[$fmeta])* pub $field: $ty,)* }
-    };
-}
 
 plain! {
     /// `struct vfio_group_status`

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use swiommu_abi::Errno;
 use swiommu_mem::{Caller, UserAddr, Window};
 
+use crate::iommufd::pages::DmaBuf;
+
 /// One call by the client: who, from where, and how to find its other files.
 pub struct Call<'a> {
     /// The memory the arguments point into.
@@ -106,6 +108,10 @@ pub trait File: Any + Send + Sync {
     fn link(&self) -> String;
     /// The device number, if it is a character device (containers, groups and cdevs are; group device fds are not).
     fn char_device(&self) -> Option<CharDevice> {
+        None
+    }
+    /// The memory of a device behind the descriptor, if it is a dma-buf.
+    fn dma_buf(&self) -> Option<Arc<dyn DmaBuf>> {
         None
     }
     /// ioctl.

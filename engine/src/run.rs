@@ -12,7 +12,9 @@ use swiommu_mem::{Client, UserAddr, limit};
 
 use crate::device;
 use crate::door::{Call, Engine, File, NewFile};
-use crate::iommufd::ioas::{Ground, Locked};
+use crate::iommufd::file::IommuFile;
+use crate::iommufd::ioas::Ground;
+use crate::iommufd::pages::Locked;
 use crate::iommufd::regions::Regions;
 use crate::iommufd::{Pins, place};
 use crate::machine::options::Options;
@@ -214,10 +216,12 @@ impl Engine for OpenRun {
         if path == "/proc/self/pagemap" {
             return run.machine.without_iommu().then(noiommu::Pagemap::open);
         }
-        let name = path.strip_prefix("/dev/vfio/")?;
-        let file: Result<Arc<dyn File>, Errno> = if name == "vfio" {
+        let file: Result<Arc<dyn File>, Errno> = if path == "/dev/iommu" {
+            Ok(Arc::new(IommuFile::new(run.clone())))
+        } else if path == "/dev/vfio/vfio" {
             Ok(Arc::new(ContainerFile::new(run.clone())))
         } else {
+            let name = path.strip_prefix("/dev/vfio/")?;
             let group = run.groups.values().find(|group| group.node == name)?;
             GroupFile::open(run, group).map(|file| file as Arc<dyn File>)
         };

@@ -95,6 +95,16 @@ impl Domain {
         self.id
     }
 
+    /// The page sizes that mappings can use, as a bitmap.
+    pub fn page_sizes(&self) -> u64 {
+        self.unit.config.page_sizes()
+    }
+
+    /// The addresses that can be mapped, first to last.
+    pub fn aperture(&self) -> (u64, u64) {
+        (0, self.unit.config.last())
+    }
+
     /// Bytes of page tables in use, the root's included.
     pub fn table_bytes(&self) -> u64 {
         self.tables.load(Ordering::Relaxed).unsigned_abs() * TABLE_BYTES

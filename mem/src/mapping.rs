@@ -19,6 +19,16 @@ impl Mapping {
     /// Maps the first `bytes` bytes of the file, shared, read-only unless `write`. `EINVAL` for an empty range,
     /// `EACCES` if the descriptor's mode forbids it. A file shorter than that maps; the part beyond faults.
     pub fn of_file(fd: BorrowedFd<'_>, bytes: u64, write: bool) -> Result<Mapping, Errno> {
+        Mapping::of_file_part(fd, 0, bytes, write)
+    }
+
+    /// [`Mapping::of_file`] from `offset` on, a multiple of the file's page size.
+    pub fn of_file_part(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        bytes: u64,
+        write: bool,
+    ) -> Result<Mapping, Errno> {
         let protection = if write {
             ProtFlags::READ | ProtFlags::WRITE
         } else {
@@ -33,7 +43,7 @@ impl Mapping {
                 protection,
                 MapFlags::SHARED,
                 fd,
-                0,
+                offset,
             )
         };
         base.map(|base| Mapping {

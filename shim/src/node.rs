@@ -1,7 +1,7 @@
 //! Device nodes of the tree: plain files there, character devices to the client.
 
 use swiommu_engine::door::CharDevice;
-use swiommu_engine::machine::tree::{CONTAINER_DEVICE, GROUP_MAJOR};
+use swiommu_engine::machine::tree::{CONTAINER_DEVICE, GROUP_MAJOR, IOMMU_DEVICE};
 
 /// The device number of a node, by the client's path: what `File::char_device` says once it is open.
 pub fn device(path: &str) -> CharDevice {
@@ -10,6 +10,10 @@ pub fn device(path: &str) -> CharDevice {
         Ok(minor) => CharDevice {
             major: GROUP_MAJOR,
             minor,
+        },
+        Err(_) if path == "/dev/iommu" => CharDevice {
+            major: IOMMU_DEVICE.0,
+            minor: IOMMU_DEVICE.1,
         },
         Err(_) => CharDevice {
             major: CONTAINER_DEVICE.0,

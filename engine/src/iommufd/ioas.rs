@@ -1,49 +1,110 @@
 //! An address space: which device addresses lead to which client memory, and who said so.
 //!
-//! The page table ([`Domain`]) is what DMA reads; this map is what calls read. An area is stored once here, its pages
-//! are pinned ([`Pins`]), and its entries written to the domain. Ranges are `first..=last`.
+//! The kernel's `io_pagetable` (`drivers/iommu/iommufd/io_pagetable.c`): *areas* of device addresses, each a slice of a
+//! set of pages, are written into every page table of the space. With no page table nothing is pinned. The tables are
+//! what DMA reads; this map is what calls read. Ranges are `first..=last`.
+//!
+//! An area of client memory owns its set of pages, which costs nothing, until a copy or an access shares it.
+
+mod access;
+mod change;
+mod fill;
+mod find;
+mod iovas;
+mod tables;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use swiommu_abi::Errno;
-use swiommu_iommu::{Domain, Iova, Pa, Prot};
-use swiommu_mem::{Client, UserAddr};
+use swiommu_iommu::{Domain, Iova, Prot};
+use swiommu_mem::{Client, PAGE, UserAddr};
 
-use super::pins::Pins;
+use super::inject;
+use super::pages::{Account, Locked, Mode, Pages, Pinning};
+use super::pins::{PagesId, Pins, Targets};
 use super::regions::Regions;
+use super::table::Table;
 use crate::calls::CallRecord;
+
+pub(super) use access::Pinned;
+pub use access::UnmapNotice;
+pub use change::{Slice, Unmapping};
+use iovas::Iovas;
+pub use iovas::Owner;
+pub(super) use iovas::overlaps;
 
 /// How many unmapped areas are remembered for reports.
 const HISTORY: usize = 4096;
+/// The owner of what a container cannot map.
+const CONTAINER: Owner = 0;
 
 /// One mapping, as the client made it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Area {
     /// Last device address.
     pub last: u64,
     /// Client address of the first byte.
     pub va: UserAddr,
-    /// Where the pages were pinned: differs from `va` after a VADDR update.
+    /// Where the first byte was when it was pinned: differs from `va` after a VADDR update.
     pinned: UserAddr,
     /// What the device may do.
     pub prot: Prot,
     /// The call that mapped it.
     pub mapped: CallRecord,
+    backing: Backing,
+    /// Pins of the processor, and those of them that keep it from being unmapped.
+    accesses: u32,
+    locks: u32,
+    /// It is being unmapped: no access begins.
+    leaving: bool,
     /// The client took the address back (VADDR unmap) and has not given a new one yet.
     vaddr_invalid: bool,
-    /// Whether it counts against the locked-memory limit, in bytes.
+}
+
+/// What stands behind an area.
+#[derive(Clone)]
+enum Backing {
+    /// Client memory of its own, of which it pins all while the space has a table.
+    Own(Own),
+    /// A slice of pages that others may use too.
+    Shared(Arc<Pages>),
+}
+
+#[derive(Clone, Copy)]
+struct Own {
+    id: PagesId,
+    account: Account,
+    /// Bytes that count as locked, for as long as the area is pinned.
     locked: u64,
 }
 
+impl Area {
+    /// The offset of the first byte in its page.
+    fn offset(&self) -> u64 {
+        self.pinned.0 % PAGE
+    }
+
+    /// The shared set of pages, and its bytes `first..=last` that this area of `bytes` bytes maps.
+    fn slice(&self, pages: &Pages, bytes: u64) -> (u64, u64) {
+        let first = self.pinned.0 - pages.base.0;
+        (first, first + (bytes - 1))
+    }
+}
+
 /// A mapping that was, for reports.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Gone {
     /// First device address.
     pub first: u64,
-    /// What it was.
-    pub area: Area,
+    /// Last device address.
+    pub last: u64,
+    /// Client address of the first byte.
+    pub va: UserAddr,
+    /// What the device could do.
+    pub prot: Prot,
+    /// The call that mapped it.
+    pub mapped: CallRecord,
     /// The call that unmapped it.
     pub unmapped: CallRecord,
 }
@@ -57,12 +118,9 @@ pub enum MapError {
     /// The range is not wholly inside what the IOMMU can address, or touches a reserved range.
     #[error("the range is outside the aperture or touches a reserved range")]
     Reserved,
-    /// The client memory cannot be pinned.
-    #[error("client memory cannot be pinned: {0}")]
+    /// The client memory cannot be pinned, or not be counted, or the page tables do not take it.
+    #[error("client memory cannot be pinned or mapped: {0}")]
     Pin(Errno),
-    /// The locked-memory limit.
-    #[error("the locked-memory limit is reached")]
-    Memlock,
 }
 
 impl MapError {
@@ -72,31 +130,7 @@ impl MapError {
             MapError::Overlap => Errno::EEXIST,
             MapError::Reserved => Errno::EINVAL,
             MapError::Pin(errno) => errno,
-            MapError::Memlock => Errno::ENOMEM,
         }
-    }
-}
-
-/// Locked memory of the client, over all its address spaces.
-#[derive(Debug, Default)]
-pub struct Locked {
-    bytes: AtomicU64,
-}
-
-impl Locked {
-    fn charge(&self, bytes: u64, limit: Option<u64>) -> Result<(), MapError> {
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        match limit {
-            Some(limit) if before.saturating_add(bytes) > limit => {
-                self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-                Err(MapError::Memlock)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn release(&self, bytes: u64) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -113,98 +147,105 @@ pub struct Ground {
     pub client: Client,
 }
 
+impl Ground {
+    fn pinning(&self) -> Pinning<'_> {
+        Pinning {
+            client: &self.client,
+            pins: &self.pins,
+            locked: &self.locked,
+        }
+    }
+}
+
 /// Who a device belongs to, as far as a report wants to know: its address space, if it has one just now.
 pub trait Space: Send + Sync {
     /// Shows the address space under its owner's lock; not called when there is none.
     fn show(&self, look: &mut dyn FnMut(&Ioas));
 }
 
-/// An address space with one domain.
+/// An address space.
 pub struct Ioas {
     ground: Ground,
-    domain: Arc<Domain>,
-    usable: Vec<(u64, u64)>,
+    /// Its page tables, in the order the kernel keeps them.
+    tables: Vec<Table>,
+    targets: Arc<Targets>,
+    iovas: Iovas,
+    /// What device addresses and lengths are multiples of.
+    alignment: u64,
+    large_pages: bool,
+    /// Who may access it by processor, and the alignment each needs.
+    users: Vec<(u64, Weak<Pinned>)>,
     areas: BTreeMap<u64, Area>,
     gone: VecDeque<Gone>,
 }
 
 impl Ioas {
-    /// An empty address space over `domain`; `usable` are the ranges that can be mapped, sorted.
-    pub fn new(ground: Ground, domain: Arc<Domain>, usable: Vec<(u64, u64)>) -> Ioas {
+    /// An empty address space without a page table. Everything can be mapped.
+    pub fn new(ground: Ground) -> Ioas {
         Ioas {
             ground,
-            domain,
-            usable,
+            tables: Vec::new(),
+            targets: Targets::new(),
+            iovas: Iovas::new(),
+            alignment: 1,
+            large_pages: true,
+            users: Vec::new(),
             areas: BTreeMap::new(),
             gone: VecDeque::new(),
         }
     }
 
-    /// The domain devices attach to.
+    /// The empty address space of a container: `domain` is its table, `usable` are the ranges that can be mapped, sorted.
+    pub fn over(ground: Ground, domain: Arc<Domain>, usable: Vec<(u64, u64)>) -> Ioas {
+        let mut ioas = Ioas::new(ground);
+        let mut next = Some(0);
+        for (first, last) in usable {
+            if let Some(at) = next.filter(|at| *at < first) {
+                ioas.reserve_anyway(at, first - 1);
+            }
+            next = last.checked_add(1);
+        }
+        if let Some(at) = next {
+            ioas.reserve_anyway(at, u64::MAX);
+        }
+        ioas.alignment = PAGE;
+        let table = Table::Domain(domain);
+        let mut still = ioas.ground.pins.still();
+        still.add_table(&ioas.targets, table.clone());
+        drop(still);
+        ioas.tables.push(table);
+        ioas
+    }
+
+    fn reserve_anyway(&mut self, first: u64, last: u64) {
+        self.iovas
+            .reserve(first, last, CONTAINER)
+            .expect("nothing is allowed in a container");
+    }
+
+    /// The domain that a container's devices attach to.
     pub fn domain(&self) -> &Arc<Domain> {
-        &self.domain
+        self.tables[0]
+            .domain()
+            .expect("the table of a container is a domain")
     }
 
-    /// The ranges that can be mapped.
-    pub fn usable(&self) -> &[(u64, u64)] {
-        &self.usable
+    /// Its page tables.
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
     }
 
-    /// All areas in order, as `(first, area)`.
-    pub fn areas(&self) -> impl Iterator<Item = (u64, &Area)> {
-        self.areas.iter().map(|(first, area)| (*first, area))
+    /// What device addresses and lengths must be multiples of.
+    pub fn alignment(&self) -> u64 {
+        self.alignment
     }
 
-    /// Whether nothing in `first..=last` is mapped.
-    pub fn is_free(&self, first: u64, last: u64) -> bool {
-        self.areas
-            .range(..=last)
-            .next_back()
-            .is_none_or(|(_, area)| area.last < first)
+    /// Whether large pages are used.
+    pub fn uses_large_pages(&self) -> bool {
+        self.large_pages
     }
 
-    /// Whether exactly `first..=last` is one area.
-    pub fn is_area(&self, first: u64, last: u64) -> bool {
-        self.areas.get(&first).is_some_and(|area| area.last == last)
-    }
-
-    /// The areas that intersect `first..=last`, in order.
-    pub fn overlapping(&self, first: u64, last: u64) -> impl Iterator<Item = (u64, &Area)> {
-        let from = self
-            .areas
-            .range(..first)
-            .next_back()
-            .filter(|(_, area)| area.last >= first)
-            .map_or(first, |(at, _)| *at);
-        self.areas
-            .range(from..=last)
-            .map(|(first, area)| (*first, area))
-    }
-
-    /// The area before an address that does not contain it, and the one after.
-    pub fn neighbours(&self, iova: u64) -> [Option<(u64, &Area)>; 2] {
-        let before = self
-            .areas
-            .range(..=iova)
-            .next_back()
-            .map(|(at, area)| (*at, area));
-        let after = self
-            .areas
-            .range(iova..)
-            .find(|(at, _)| **at > iova)
-            .map(|(at, area)| (*at, area));
-        [before.filter(|(_, area)| area.last < iova), after]
-    }
-
-    /// The latest unmapped area that contained an address.
-    pub fn last_gone(&self, iova: u64) -> Option<&Gone> {
-        self.gone
-            .iter()
-            .rev()
-            .find(|gone| gone.first <= iova && iova <= gone.area.last)
-    }
-
-    /// Maps `bytes` (not 0, no wrap) of client memory at `va` to `iova`: pins, then writes entries.
+    /// Maps `bytes` (not 0, no wrap) of client memory at `va` to `iova`, as MAP_DMA of a container does.
     ///
     /// # Errors
     /// See [`MapError`]; nothing is changed then.
@@ -221,80 +262,59 @@ impl Ioas {
         if !self.is_free(iova, last) {
             return Err(MapError::Overlap);
         }
-        if !self.usable.iter().any(|&(lo, hi)| lo <= iova && last <= hi) {
+        if !self.iovas.is_usable(iova, last) {
             return Err(MapError::Reserved);
         }
-        let runs = self.ground.regions.split(va, bytes);
-        let locked = runs
-            .iter()
-            .filter(|run| run.region.is_none())
-            .map(|run| run.bytes)
-            .sum();
-        self.ground.locked.charge(locked, memlock)?;
-        let area = Area {
-            last,
-            va,
-            pinned: va,
-            prot,
-            mapped,
-            vaddr_invalid: false,
-            locked,
-        };
-        for (done, run) in runs.iter().enumerate() {
-            let result = match run.region {
-                Some(pa) => self.enter(iova + run.offset, pa, run.bytes, prot),
-                None => self.pin(
-                    iova + run.offset,
-                    UserAddr(va.0 + run.offset),
-                    run.bytes,
-                    prot,
-                ),
-            };
-            if let Err(error) = result {
-                let mapped: u64 = runs[..done].iter().map(|run| run.bytes).sum();
-                self.drop_pages(iova, va, mapped);
-                self.ground.locked.release(locked);
-                return Err(error);
-            }
+        if inject::fails() {
+            return Err(MapError::Pin(Errno::ENOMEM));
         }
+        let account = Account {
+            mode: Mode::Process,
+            limit: memlock,
+            pinned: false,
+        };
+        let mut area = Area::of_client(last, va, prot, mapped, account);
+        self.fill_for_container(iova, &mut area, bytes)?;
         self.areas.insert(iova, area);
         Ok(())
     }
 
-    /// Pins client pages and enters them.
-    fn pin(&self, iova: u64, va: UserAddr, bytes: u64, prot: Prot) -> Result<(), MapError> {
-        let write = prot.contains(Prot::WRITE);
-        self.fault_in(va, bytes, write).map_err(MapError::Pin)?;
-        self.ground.pins.pin(&self.domain, iova, va, bytes);
-        self.enter(iova, Pa(va.0), bytes, prot).inspect_err(|_| {
-            self.ground.pins.unpin(&self.domain, iova, va, bytes);
-        })
+    /// Unmaps the areas that begin at `firsts`. On return no DMA reaches them. Returns the bytes unmapped.
+    pub fn unmap(&mut self, firsts: &[u64], unmapped: &CallRecord) -> u64 {
+        for table in &self.tables {
+            match firsts {
+                [first] => table.unmap(Iova(*first), Iova(self.areas[first].last)),
+                _ => {
+                    let last = |first| Iova(self.areas[first].last);
+                    table.unmap_all(firsts.iter().map(|first| (Iova(*first), last(first))));
+                }
+            }
+        }
+        let mut bytes = 0;
+        for &first in firsts {
+            let area = self
+                .areas
+                .remove(&first)
+                .expect("the caller found it under this lock");
+            bytes += area.last - first + 1;
+            self.let_go(first, &area);
+            self.remember(first, area, unmapped);
+        }
+        bytes
     }
 
-    /// Faults client pages in, with the kernel's refusals.
-    fn fault_in(&self, va: UserAddr, bytes: u64, write: bool) -> Result<(), Errno> {
-        let (client, warm) = (&self.ground.client, &self.ground.pins.warm);
-        if write && warm.covers(va, bytes) && client.touch(va, bytes).is_ok() {
-            return Ok(());
+    fn remember(&mut self, first: u64, area: Area, unmapped: &CallRecord) {
+        if self.gone.len() == HISTORY {
+            self.gone.pop_front();
         }
-        client.populate(va, bytes, write)?;
-        if write {
-            warm.add(va, bytes);
-        }
-        Ok(())
-    }
-
-    fn enter(&self, iova: u64, pa: Pa, bytes: u64, prot: Prot) -> Result<(), MapError> {
-        self.domain
-            .map(Iova(iova), pa, bytes, prot)
-            .map_err(|_| MapError::Reserved)
-    }
-
-    fn drop_pages(&self, iova: u64, va: UserAddr, bytes: u64) {
-        if bytes > 0 {
-            self.domain.unmap(Iova(iova), Iova(iova + (bytes - 1)));
-            self.ground.pins.unpin(&self.domain, iova, va, bytes);
-        }
+        self.gone.push_back(Gone {
+            first,
+            last: area.last,
+            va: area.va,
+            prot: area.prot,
+            mapped: area.mapped,
+            unmapped: unmapped.clone(),
+        });
     }
 
     /// Takes the client addresses of the areas that begin at `firsts` away; DMA goes on. Returns their bytes.
@@ -332,50 +352,48 @@ impl Ioas {
         area.vaddr_invalid = false;
         Ok(())
     }
+}
 
-    /// Unmaps the areas that begin at `firsts`. On return no DMA reaches them. Returns the bytes unmapped.
-    pub fn unmap(&mut self, firsts: &[u64], unmapped: &CallRecord) -> u64 {
-        match firsts {
-            [first] => {
-                self.domain
-                    .unmap(Iova(*first), Iova(self.areas[first].last));
-            }
-            _ => {
-                let last = |first| Iova(self.areas[first].last);
-                self.domain
-                    .unmap_batch(firsts.iter().map(|first| (Iova(*first), last(first))));
-            }
+impl Area {
+    fn of_client(
+        last: u64,
+        va: UserAddr,
+        prot: Prot,
+        mapped: CallRecord,
+        account: Account,
+    ) -> Area {
+        let id = super::pages::fresh_id();
+        let own = Own {
+            id,
+            account,
+            locked: 0,
+        };
+        Area::behind(last, va, prot, mapped, Backing::Own(own))
+    }
+
+    fn behind(last: u64, va: UserAddr, prot: Prot, mapped: CallRecord, backing: Backing) -> Area {
+        Area {
+            last,
+            va,
+            pinned: va,
+            prot,
+            mapped,
+            backing,
+            accesses: 0,
+            locks: 0,
+            leaving: false,
+            vaddr_invalid: false,
         }
-        let mut bytes = 0;
-        for &first in firsts {
-            let area = self
-                .areas
-                .remove(&first)
-                .expect("the caller found it under this lock");
-            let length = area.last - first + 1;
-            self.ground
-                .pins
-                .unpin(&self.domain, first, area.pinned, length);
-            self.ground.locked.release(area.locked);
-            bytes += length;
-            if self.gone.len() == HISTORY {
-                self.gone.pop_front();
-            }
-            self.gone.push_back(Gone {
-                first,
-                area,
-                unmapped: unmapped.clone(),
-            });
-        }
-        bytes
     }
 }
 
 impl Drop for Ioas {
     fn drop(&mut self) {
         for (first, area) in std::mem::take(&mut self.areas) {
-            self.drop_pages(first, area.pinned, area.last - first + 1);
-            self.ground.locked.release(area.locked);
+            for table in &self.tables {
+                table.unmap(Iova(first), Iova(area.last));
+            }
+            self.let_go(first, &area);
         }
     }
 }

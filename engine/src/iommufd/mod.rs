@@ -10,10 +10,25 @@
 //! the lock of its function and a session of its port; it gives the session back before it takes any other lock, so
 //! that an unmap which waits for sessions never waits for a lock holder.
 
+pub mod change_process;
+pub mod compat;
+pub mod context;
+pub mod device;
+pub mod dirty;
+pub mod file;
+mod file_pages;
+pub mod hwpt;
+pub mod inject;
 pub mod ioas;
+pub mod ioas_commands;
+pub mod object;
+pub mod option;
+pub mod pages;
 pub mod pins;
 pub mod place;
 pub mod regions;
+pub mod space;
+pub mod table;
 mod warm;
 
 pub use ioas::{Area, Ioas, MapError, Space};

@@ -5,38 +5,89 @@
 //! move aside ([`Pins::vacate`]) and the page-table entries follow. Three steps, none of which loses a byte:
 //! entries point to "moving" (DMA waits), the pages are stolen by mremap, entries point to their new place.
 //!
-//! Words: a *pin* is one run of client addresses behind one run of device addresses of one domain. Pins may overlap:
-//! the same page can be mapped twice. They are kept by size class (a power of two), so that all pins that overlap a
-//! range are found by looking no further back than the class is long.
+//! Words: a *pin* is one run of client addresses behind one run of device addresses of one address space, whose page
+//! tables are its [`Targets`]. Pins may overlap: the same page can be mapped twice. They are kept by size class (a
+//! power of two), so that all pins that overlap a range are found by looking no further back than the class is long.
+//! Where pages that moved are now is remembered for the set of pages ([`PagesId`]) that pinned them, because an address
+//! space that is attached later must find them there.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use swiommu_iommu::{Domain, Iova};
-use swiommu_mem::UserAddr;
+use swiommu_iommu::{Iova, Pa};
 use swiommu_mem::park::{self, Parked};
+use swiommu_mem::{PAGE, UserAddr};
 
 use super::place;
+use super::table::Table;
 use super::warm::Warm;
+
+/// A set of pages that was pinned as one: every mapping of client memory is one, its copies share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PagesId(pub u64);
+
+/// The page tables of an address space, as pages that move need them.
+pub struct Targets {
+    key: u64,
+    tables: Mutex<Vec<Table>>,
+}
+
+impl Targets {
+    /// Those of a new address space, which has none yet.
+    pub fn new() -> Arc<Targets> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Targets {
+            key: NEXT.fetch_add(1, Ordering::Relaxed),
+            tables: Mutex::default(),
+        })
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Vec<Table>> {
+        self.tables.lock().unwrap()
+    }
+
+    /// Does something to each table. The pins are held still.
+    pub(super) fn each(&self, change: impl FnMut(&Table)) {
+        self.tables().iter().for_each(change);
+    }
+}
+
+/// The tables of pages that no page table leads to: none.
+fn nowhere() -> &'static Arc<Targets> {
+    static NOWHERE: OnceLock<Arc<Targets>> = OnceLock::new();
+    NOWHERE.get_or_init(Targets::new)
+}
 
 /// One run of pinned pages.
 #[derive(Clone)]
 struct Pin {
     bytes: u64,
     iova: u64,
-    domain: Arc<Domain>,
+    targets: Arc<Targets>,
+    pages: PagesId,
 }
 
-/// Key of a pin: first client address, first device address, domain. No two pins share the latter two.
+/// Key of a pin: first client address, first device address, address space. No two pins share the latter two.
 type Key = (u64, u64, u64);
 
+/// Where pages went that moved.
+struct Moved {
+    bytes: u64,
+    /// `None` when they could not be kept.
+    parked: Option<Arc<Parked>>,
+    /// Of the first byte.
+    pa: u64,
+}
+
 #[derive(Default)]
-struct Table {
+struct Kept {
     /// By size class: class k holds pins of 2^k..2^(k+1) bytes.
     classes: BTreeMap<u32, BTreeMap<Key, Pin>>,
-    /// Pages that moved aside, by domain id and first device address.
-    parked: BTreeMap<(u64, u64), (u64, Arc<Parked>)>,
+    /// Pages that moved, by the set they belong to and the client address (of a page) they had.
+    moved: BTreeMap<(PagesId, u64), Moved>,
+    /// How often a page is pinned for the processor, by its set and client address.
+    accessed: BTreeMap<(PagesId, u64), u32>,
 }
 
 /// All pins of this process.
@@ -44,52 +95,36 @@ struct Table {
 pub struct Pins {
     /// How many there are: read without the lock by every munmap of the client.
     live: AtomicUsize,
-    table: Mutex<Table>,
+    kept: Mutex<Kept>,
     /// What need not be faulted in again.
     pub warm: Warm,
 }
 
-impl Pins {
-    /// `bytes` bytes of client memory at `va` are now reachable at `iova` of `domain`.
-    pub fn pin(&self, domain: &Arc<Domain>, iova: u64, va: UserAddr, bytes: u64) {
-        let mut table = self.table.lock().unwrap();
-        table.insert(
-            va.0,
-            Pin {
-                bytes,
-                iova,
-                domain: domain.clone(),
-            },
-        );
-        self.live.fetch_add(1, Ordering::Release);
-    }
+/// One run of pages and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// From the start of the range that was asked for.
+    pub offset: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Where; `None` when the pages could not be kept.
+    pub pa: Option<Pa>,
+    /// It still is at its client address, from where it may move.
+    pub here: bool,
+}
 
-    /// The range `iova..iova+bytes` of `domain`, pinned at `va`, is unmapped: its pins and parked pages go.
-    pub fn unpin(&self, domain: &Arc<Domain>, iova: u64, va: UserAddr, bytes: u64) {
-        let mut table = self.table.lock().unwrap();
-        let id = domain_key(domain);
-        let gone = if table.remove_whole((va.0, iova, id), bytes) {
-            1
-        } else {
-            let gone = table.overlapping(va.0, bytes, |pin| {
-                Arc::ptr_eq(&pin.domain, domain) && pin.iova >= iova && pin.iova - iova < bytes
-            });
-            for (class, key) in &gone {
-                table.remove(*class, *key);
-            }
-            gone.len()
-        };
-        self.live.fetch_sub(gone, Ordering::Release);
-        if table.parked.is_empty() {
-            return;
-        }
-        let parked: Vec<_> = table
-            .parked
-            .range((id, iova)..=(id, iova + (bytes - 1)))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in parked {
-            table.parked.remove(&key);
+/// The pins, held still: no page moves while this is held.
+pub struct Still<'a> {
+    pins: &'a Pins,
+    kept: MutexGuard<'a, Kept>,
+}
+
+impl Pins {
+    /// Holds all pages still.
+    pub fn still(&self) -> Still<'_> {
+        Still {
+            pins: self,
+            kept: self.kept.lock().unwrap(),
         }
     }
 
@@ -108,21 +143,182 @@ impl Pins {
         if self.is_empty() {
             return Vec::new();
         }
-        let mut table = self.table.lock().unwrap();
-        let hit = table.overlapping(first.0, bytes, |_| true);
+        let mut still = self.still();
+        let hit = still.kept.overlapping(first.0, bytes, |_| true);
         if hit.is_empty() {
             return Vec::new();
         }
         let last = first.0 + (bytes - 1);
         let pieces: Vec<Piece> = hit
             .into_iter()
-            .map(|(class, key)| table.cut(class, key, first.0, last, &self.live))
+            .map(|(class, key)| still.kept.cut(class, key, first.0, last, &self.live))
             .collect();
         let mut lost = Vec::new();
         for run in union(&pieces) {
-            table.move_aside(run, &pieces, &mut lost);
+            still.kept.move_aside(run, &pieces, &mut lost);
         }
         lost
+    }
+}
+
+impl Still<'_> {
+    /// `bytes` bytes of client memory at `va`, of a set of pages, are reachable at `iova` of an address space.
+    pub fn pin(
+        &mut self,
+        targets: &Arc<Targets>,
+        iova: u64,
+        va: UserAddr,
+        bytes: u64,
+        pages: PagesId,
+    ) {
+        let pin = Pin {
+            bytes,
+            iova,
+            targets: targets.clone(),
+            pages,
+        };
+        self.kept.insert(va.0, pin);
+        self.pins.live.fetch_add(1, Ordering::Release);
+    }
+
+    /// `bytes` bytes at `iova` of an address space, pinned at `va`, are no longer reachable.
+    pub fn unpin(&mut self, targets: &Arc<Targets>, iova: u64, va: UserAddr, bytes: u64) {
+        let gone = if self.kept.remove_whole((va.0, iova, targets.key), bytes) {
+            1
+        } else {
+            let gone = self.kept.overlapping(va.0, bytes, |pin| {
+                pin.targets.key == targets.key && pin.iova >= iova && pin.iova - iova < bytes
+            });
+            for (class, key) in &gone {
+                self.kept.remove(*class, *key);
+            }
+            gone.len()
+        };
+        self.pins.live.fetch_sub(gone, Ordering::Release);
+    }
+
+    /// The pages of a set at client addresses `va..va+bytes` are pinned though no page table leads to them.
+    pub fn pin_for_access(&mut self, va: UserAddr, bytes: u64, pages: PagesId) {
+        let places = self.places(pages, va, bytes);
+        for place in places.as_slice() {
+            let (first, last) = around(va.0 + place.offset, place.bytes);
+            for at in (first..=last).step_by(PAGE as usize) {
+                let users = self.kept.accessed.entry((pages, at)).or_default();
+                *users += 1;
+                if *users == 1 && place.here {
+                    self.pin(nowhere(), pages.0 << 12, UserAddr(at), PAGE, pages);
+                }
+            }
+        }
+    }
+
+    /// Takes back what [`Still::pin_for_access`] did.
+    pub fn unpin_for_access(&mut self, va: UserAddr, bytes: u64, pages: PagesId) {
+        let (first, last) = around(va.0, bytes);
+        for at in (first..=last).step_by(PAGE as usize) {
+            let users = self.kept.accessed.get_mut(&(pages, at));
+            let users = users.expect("what is unpinned was pinned");
+            *users -= 1;
+            if *users == 0 {
+                self.kept.accessed.remove(&(pages, at));
+                self.unpin(nowhere(), pages.0 << 12, UserAddr(at), PAGE);
+            }
+        }
+    }
+
+    /// Pages of a set that had client addresses `va..va+bytes` are not pinned any more: if they moved, they go.
+    pub fn release(&mut self, pages: PagesId, va: UserAddr, bytes: u64) {
+        if self.kept.moved.is_empty() {
+            return;
+        }
+        let (first, last) = around(va.0, bytes);
+        let inside = self.kept.moved_in(pages, first, last);
+        for at in inside {
+            let moved = self
+                .kept
+                .moved
+                .remove(&(pages, at))
+                .expect("it was just found");
+            let end = at + moved.bytes;
+            if at < first {
+                let bytes = first - at;
+                let parked = moved.parked.clone();
+                let pa = moved.pa;
+                self.kept
+                    .moved
+                    .insert((pages, at), Moved { bytes, parked, pa });
+            }
+            if end > last + 1 {
+                let (bytes, pa) = (end - (last + 1), moved.pa + (last + 1 - at));
+                let parked = moved.parked;
+                self.kept
+                    .moved
+                    .insert((pages, last + 1), Moved { bytes, parked, pa });
+            }
+        }
+    }
+
+    /// Where the pages of a set with client addresses `va..va+bytes` are, in order.
+    pub fn places(&self, pages: PagesId, va: UserAddr, bytes: u64) -> Places {
+        let here = |offset, bytes| Place {
+            offset,
+            bytes,
+            pa: Some(Pa(va.0 + offset)),
+            here: true,
+        };
+        if self.kept.moved.is_empty() {
+            return Places::One(here(0, bytes));
+        }
+        let last = va.0 + (bytes - 1);
+        let mut places = Vec::new();
+        let mut at = va.0;
+        for first in self.kept.moved_in(pages, va.0, last) {
+            let moved = &self.kept.moved[&(pages, first)];
+            if first > at {
+                places.push(here(at - va.0, first - at));
+                at = first;
+            }
+            let bytes = (first + moved.bytes - at).min(last - at + 1);
+            places.push(Place {
+                offset: at - va.0,
+                bytes,
+                pa: moved.parked.as_ref().map(|_| Pa(moved.pa + (at - first))),
+                here: false,
+            });
+            at += bytes;
+        }
+        if at <= last {
+            places.push(here(at - va.0, last - at + 1));
+        }
+        Places::Many(places)
+    }
+
+    /// A table joins an address space: entries in it follow pages that move.
+    pub fn add_table(&mut self, targets: &Targets, table: Table) {
+        targets.tables().push(table);
+    }
+
+    /// A table leaves an address space.
+    pub fn remove_table(&mut self, targets: &Targets, table: &Table) {
+        targets.tables().retain(|other| !other.is(table));
+    }
+}
+
+/// One place mostly; more once pages have moved.
+pub enum Places {
+    /// One.
+    One(Place),
+    /// Several.
+    Many(Vec<Place>),
+}
+
+impl Places {
+    /// All of them, in order.
+    pub fn as_slice(&self) -> &[Place] {
+        match self {
+            Places::One(place) => std::slice::from_ref(place),
+            Places::Many(places) => places,
+        }
     }
 }
 
@@ -142,22 +338,24 @@ struct Piece {
     va: u64,
     bytes: u64,
     iova: u64,
-    domain: Arc<Domain>,
+    targets: Arc<Targets>,
+    pages: PagesId,
 }
 
-fn domain_key(domain: &Arc<Domain>) -> u64 {
-    Arc::as_ptr(domain) as usize as u64
+/// First and last byte of the pages that a range touches.
+fn around(va: u64, bytes: u64) -> (u64, u64) {
+    (va & !(PAGE - 1), (va + (bytes - 1)) | (PAGE - 1))
 }
 
 fn class_of(bytes: u64) -> u32 {
     bytes.ilog2()
 }
 
-/// The runs of client addresses that the pieces cover, each once.
-fn union(pieces: &[Piece]) -> Vec<(u64, u64)> {
+/// The runs of pages that the pieces touch, each once.
+fn union<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> Vec<(u64, u64)> {
     let mut runs: Vec<(u64, u64)> = pieces
-        .iter()
-        .map(|p| (p.va, p.va + (p.bytes - 1)))
+        .into_iter()
+        .map(|piece| around(piece.va, piece.bytes))
         .collect();
     runs.sort_unstable();
     let mut out: Vec<(u64, u64)> = Vec::new();
@@ -170,9 +368,9 @@ fn union(pieces: &[Piece]) -> Vec<(u64, u64)> {
     out
 }
 
-impl Table {
+impl Kept {
     fn insert(&mut self, va: u64, pin: Pin) {
-        let key = (va, pin.iova, domain_key(&pin.domain));
+        let key = (va, pin.iova, pin.targets.key);
         self.classes
             .entry(class_of(pin.bytes))
             .or_default()
@@ -213,6 +411,18 @@ impl Table {
         found
     }
 
+    /// The old addresses of the moved runs of a set that touch `first..=last`.
+    fn moved_in(&self, pages: PagesId, first: u64, last: u64) -> Vec<u64> {
+        let before = self.moved.range((pages, 0)..(pages, first)).next_back();
+        let reaches = before.filter(|((_, at), moved)| at + (moved.bytes - 1) >= first);
+        let inside = self.moved.range((pages, first)..=(pages, last));
+        reaches
+            .into_iter()
+            .chain(inside)
+            .map(|((_, at), _)| *at)
+            .collect()
+    }
+
     /// Takes `first..=last` out of a pin; what lies outside stays pinned.
     fn cut(&mut self, class: u32, key: Key, first: u64, last: u64, live: &AtomicUsize) -> Piece {
         let pin = self
@@ -222,66 +432,72 @@ impl Table {
         let (va, pin_last) = (key.0, key.0 + (pin.bytes - 1));
         let (cut_first, cut_last) = (va.max(first), pin_last.min(last));
         if va < cut_first {
-            self.insert(
-                va,
-                Pin {
-                    bytes: cut_first - va,
-                    ..pin.clone()
-                },
-            );
+            let bytes = cut_first - va;
+            let left = pin.clone();
+            self.insert(va, Pin { bytes, ..left });
             live.fetch_add(1, Ordering::Release);
         }
         if cut_last < pin_last {
-            let iova = pin.iova + (cut_last + 1 - va);
-            self.insert(
-                cut_last + 1,
-                Pin {
-                    bytes: pin_last - cut_last,
-                    iova,
-                    domain: pin.domain.clone(),
-                },
-            );
+            let (bytes, iova) = (pin_last - cut_last, pin.iova + (cut_last + 1 - va));
+            let right = pin.clone();
+            let pin = Pin {
+                bytes,
+                iova,
+                ..right
+            };
+            self.insert(cut_last + 1, pin);
             live.fetch_add(1, Ordering::Release);
         }
         Piece {
             va: cut_first,
             bytes: cut_last - cut_first + 1,
             iova: pin.iova + (cut_first - va),
-            domain: pin.domain,
+            targets: pin.targets,
+            pages: pin.pages,
         }
     }
 
     /// Moves one run of client pages aside; every piece in it follows.
     fn move_aside(&mut self, run: (u64, u64), pieces: &[Piece], lost: &mut Vec<Lost>) {
         let inside = || pieces.iter().filter(|p| p.va >= run.0 && p.va <= run.1);
-        for piece in inside() {
-            let last = piece.iova + (piece.bytes - 1);
-            piece
-                .domain
-                .remap(Iova(piece.iova), Iova(last), place::moving());
-        }
+        let entries = |change: &dyn Fn(&Table, &Piece, Iova, Iova)| {
+            for piece in inside() {
+                let last = Iova(piece.iova + (piece.bytes - 1));
+                for table in &*piece.targets.tables() {
+                    change(table, piece, Iova(piece.iova), last);
+                }
+            }
+        };
+        entries(&|table, _, first, last| table.remap(first, last, place::moving()));
         let parked = park::steal(UserAddr(run.0), run.1 - run.0 + 1).map(Arc::new);
-        for piece in inside() {
-            let last = Iova(piece.iova + (piece.bytes - 1));
-            match &parked {
-                Ok(parked) => {
-                    let to = parked.base().0 + (piece.va - run.0);
-                    piece
-                        .domain
-                        .remap(Iova(piece.iova), last, swiommu_iommu::Pa(to));
-                    self.parked.insert(
-                        (domain_key(&piece.domain), piece.iova),
-                        (piece.bytes, parked.clone()),
-                    );
-                }
-                Err(_) => {
-                    piece.domain.unmap(Iova(piece.iova), last);
-                    lost.push(Lost {
-                        iova: piece.iova,
-                        va: UserAddr(piece.va),
-                        bytes: piece.bytes,
-                    });
-                }
+        match &parked {
+            Ok(parked) => entries(&|table, piece, first, last| {
+                let to = parked.base().0 + (piece.va - run.0);
+                table.remap(first, last, Pa(to));
+            }),
+            Err(_) => {
+                entries(&|table, _, first, last| table.unmap(first, last));
+                lost.extend(inside().map(|piece| Lost {
+                    iova: piece.iova,
+                    va: UserAddr(piece.va),
+                    bytes: piece.bytes,
+                }));
+            }
+        }
+        let parked = parked.ok();
+        let mut sets: Vec<PagesId> = inside().map(|piece| piece.pages).collect();
+        sets.sort_unstable();
+        sets.dedup();
+        for pages in sets {
+            for (first, last) in union(inside().filter(|piece| piece.pages == pages)) {
+                let moved = Moved {
+                    bytes: last - first + 1,
+                    pa: parked
+                        .as_ref()
+                        .map_or(0, |parked| parked.base().0 + (first - run.0)),
+                    parked: parked.clone(),
+                };
+                self.moved.insert((pages, first), moved);
             }
         }
     }

@@ -48,15 +48,14 @@ impl Regions {
         self.count.store(maps.len(), Ordering::Release);
     }
 
-    /// Splits client memory into runs of ordinary memory and of device regions, in order.
-    pub fn split(&self, va: UserAddr, bytes: u64) -> Vec<Run> {
-        if self.count.load(Ordering::Acquire) == 0 {
-            return vec![Run {
-                offset: 0,
-                bytes,
-                region: None,
-            }];
-        }
+    /// Splits client memory into runs of ordinary memory and of device regions, in order; `None` where no region is
+    /// mapped at all.
+    #[inline]
+    pub fn split(&self, va: UserAddr, bytes: u64) -> Option<Vec<Run>> {
+        (self.count.load(Ordering::Acquire) != 0).then(|| self.runs(va, bytes))
+    }
+
+    fn runs(&self, va: UserAddr, bytes: u64) -> Vec<Run> {
         let maps = self.maps.read().unwrap();
         let (mut at, last) = (va.0, va.0 + (bytes - 1));
         let mut runs = Vec::new();
@@ -132,8 +131,11 @@ mod tests {
 
     #[test]
     fn memory_without_regions_is_one_run() {
+        assert_eq!(Regions::default().split(UserAddr(0x1000), 0x3000), None);
+        let regions = Regions::default();
+        regions.add(UserAddr(0x9000), 0x1000, Pa(1 << 47));
         assert_eq!(
-            Regions::default().split(UserAddr(0x1000), 0x3000),
+            regions.runs(UserAddr(0x1000), 0x3000),
             [run(0, 0x3000, None)]
         );
     }
@@ -143,7 +145,7 @@ mod tests {
         let regions = Regions::default();
         regions.add(UserAddr(0x2000), 0x1000, Pa(1 << 47));
         assert_eq!(
-            regions.split(UserAddr(0x1000), 0x3000),
+            regions.runs(UserAddr(0x1000), 0x3000),
             [
                 run(0, 0x1000, None),
                 run(0x1000, 0x1000, Some(1 << 47)),
@@ -157,7 +159,7 @@ mod tests {
         let regions = Regions::default();
         regions.add(UserAddr(0x10000), 0x8000, Pa(1 << 47));
         assert_eq!(
-            regions.split(UserAddr(0x12000), 0x1000),
+            regions.runs(UserAddr(0x12000), 0x1000),
             [run(0, 0x1000, Some((1 << 47) + 0x2000))]
         );
     }
@@ -168,7 +170,7 @@ mod tests {
         regions.add(UserAddr(0x10000), 0x3000, Pa(1 << 47));
         regions.remove(UserAddr(0x11000), 0x1000);
         assert_eq!(
-            regions.split(UserAddr(0x10000), 0x3000),
+            regions.runs(UserAddr(0x10000), 0x3000),
             [
                 run(0, 0x1000, Some(1 << 47)),
                 run(0x1000, 0x1000, None),

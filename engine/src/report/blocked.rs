@@ -1,9 +1,11 @@
 //! Why a DMA was blocked, told from what the client did: never mapped, unmapped too early, beyond the end, wrong
 //! direction, bus master off.
 
-use swiommu_iommu::{Access, Iova, Prot, Reason};
+use swiommu_iommu::{Access, Prot, Reason};
+use swiommu_mem::UserAddr;
 
 use super::{Blocked, Cause, Class, Dma, Evidence, Finding, call_line, called_from, plain};
+use crate::calls::CallRecord;
 use crate::iommufd::{Area, Ioas};
 use crate::pci::Doing;
 use crate::pci::function::Function;
@@ -142,7 +144,7 @@ fn unmapped(blocked: &Blocked<'_>, ioas: &Ioas, at: u64) -> Verdict {
     {
         return wrong_direction(blocked, first, area);
     }
-    if let Some((first, area)) = now.filter(|_| ioas.domain().lookup(Iova(at)).is_none()) {
+    if let Some((first, area)) = now.filter(|_| !ioas.translates(at)) {
         return Verdict {
             kind: "memory-gone",
             why: "the pages behind the mapping could not be kept when the client unmapped them"
@@ -188,8 +190,14 @@ fn unmapped(blocked: &Blocked<'_>, ioas: &Ioas, at: u64) -> Verdict {
         ("never-mapped", why, help)
     };
     if let Some(gone) = gone {
-        let range = format!("[{:#x}..={:#x}]", gone.first, gone.area.last);
-        evidence.push(mapped(gone.first, &gone.area));
+        let range = format!("[{:#x}..={:#x}]", gone.first, gone.last);
+        evidence.push(was_mapped(
+            gone.first,
+            gone.last,
+            gone.va,
+            gone.prot,
+            &gone.mapped,
+        ));
         evidence.push(call_line(&format!("{range} was unmapped"), &gone.unmapped));
     }
     match since {
@@ -259,19 +267,20 @@ fn wrong_direction(blocked: &Blocked<'_>, first: u64, area: &Area) -> Verdict {
 }
 
 fn mapped(first: u64, area: &Area) -> Evidence {
-    let prot = match (
-        area.prot.contains(Prot::READ),
-        area.prot.contains(Prot::WRITE),
-    ) {
+    was_mapped(first, area.last, area.va, area.prot, &area.mapped)
+}
+
+fn was_mapped(first: u64, last: u64, va: UserAddr, prot: Prot, by: &CallRecord) -> Evidence {
+    let prot = match (prot.contains(Prot::READ), prot.contains(Prot::WRITE)) {
         (true, true) => "read, write",
         (true, false) => "read",
         _ => "write",
     };
     let text = format!(
-        "[{first:#x}..={:#x}] was mapped ({prot}) to {:#x}",
-        area.last, area.va.0
+        "[{first:#x}..={last:#x}] was mapped ({prot}) to {:#x}",
+        va.0
     );
-    call_line(&text, &area.mapped)
+    call_line(&text, by)
 }
 
 /// Bytes as a person counts them: exactly while that helps, then in the largest unit there is a whole one of.
@@ -315,7 +324,7 @@ fn near(ioas: &Ioas, at: u64) -> Vec<Evidence> {
 mod tests {
     use super::*;
     use crate::machine::{Bdf, DeviceConfig, DeviceKind, EduConfig};
-    use swiommu_iommu::{Fault, Kind};
+    use swiommu_iommu::{Fault, Iova, Kind};
 
     #[test]
     fn a_device_without_an_address_space_is_told_so() {

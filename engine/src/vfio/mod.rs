@@ -1,6 +1,7 @@
 //! VFIO as programs see it: containers, groups, devices, their regions and interrupts.
 
-pub mod argsz;
+pub(crate) use crate::argsz;
+
 pub mod container;
 pub mod device;
 pub mod dirty;

@@ -46,7 +46,7 @@ const UNMAP_FLAGS: u32 =
 impl Type1 {
     /// An empty address space with a domain of its own.
     pub fn new(run: &Arc<Run>, v2: bool) -> Type1 {
-        let ioas = Ioas::new(run.ground(), run.iommu.domain(), run.usable_iovas());
+        let ioas = Ioas::over(run.ground(), run.iommu.domain(), run.usable_iovas());
         Type1 {
             v2,
             ioas,

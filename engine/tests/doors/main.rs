@@ -6,6 +6,7 @@ mod support;
 
 mod device;
 mod hot_reset;
+mod iommufd;
 mod irq;
 mod model;
 mod noiommu;

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test binary uses a part
 
 pub mod edu;
+pub mod iommufd;
 pub mod memory;
 pub mod vfio;
 

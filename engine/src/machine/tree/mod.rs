@@ -4,7 +4,7 @@
 //! (Documentation/ABI/testing/sysfs-bus-pci, sysfs-kernel-iommu_groups, sysfs-class-iommu-intel-iommu). The preloaded library redirects
 //! the prefixes of [`OVERLAY`] into it; links are relative and stay inside, so `realpath` works.
 //!
-//! Not in this version, and absent on purpose although their places are redirected: /dev/iommu, /dev/vfio/devices
+//! Not in this version, and absent on purpose although their places are redirected: /dev/vfio/devices
 //! and /sys/class/vfio-dev. There are no bridges: the functions of all buses of a segment lie directly below its host bridge.
 
 mod device;
@@ -30,6 +30,7 @@ pub const OVERLAY: &[&str] = &[
     "/sys/class/vfio-dev",
     "/sys/devices/pci0000:00",
     "/sys/devices/virtual/iommu",
+    "/sys/devices/virtual/misc/iommu",
     "/sys/devices/virtual/misc/vfio",
     "/sys/devices/virtual/vfio",
     "/sys/kernel/iommu_groups",
@@ -53,6 +54,8 @@ pub fn is_overlaid(path: &[u8]) -> bool {
 
 /// Device number of /dev/vfio/vfio: misc, `VFIO_MINOR`.
 pub const CONTAINER_DEVICE: (u32, u32) = (10, 196);
+/// Device number of /dev/iommu: misc, with a minor that Linux hands out.
+pub const IOMMU_DEVICE: (u32, u32) = (10, 127);
 /// Major number of /dev/vfio/N: one of those that Linux hands out dynamically. The minor is the group's number.
 pub const GROUP_MAJOR: u32 = 511;
 

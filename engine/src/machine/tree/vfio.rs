@@ -1,6 +1,6 @@
 //! VFIO's own places: modules, the PCI bus and its driver, IOMMU groups, device nodes.
 
-use super::{CONTAINER_DEVICE, Function, Tree};
+use super::{CONTAINER_DEVICE, Function, IOMMU_DEVICE, Tree};
 use crate::machine::Machine;
 use std::io;
 
@@ -98,6 +98,19 @@ pub(super) fn groups(tree: &Tree, machine: &Machine, functions: &[Function<'_>])
                 "uevent",
                 0o644,
                 &format!("MAJOR={major}\nMINOR={minor}\nDEVNAME=vfio/vfio\nDEVMODE=0666"),
+            ),
+        ],
+    )?;
+    tree.file("dev/iommu", 0o660, b"")?;
+    let (major, minor) = IOMMU_DEVICE;
+    tree.attributes(
+        "sys/devices/virtual/misc/iommu",
+        &[
+            ("dev", 0o444, &format!("{major}:{minor}")),
+            (
+                "uevent",
+                0o644,
+                &format!("MAJOR={major}\nMINOR={minor}\nDEVNAME=iommu"),
             ),
         ],
     )?;

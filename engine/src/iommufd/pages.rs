@@ -1,0 +1,493 @@
+//! Sets of pages behind areas (`drivers/iommu/iommufd/pages.c`).
+//!
+//! A page is pinned, and counted, once, as long as a page table or an access of the processor uses it: each use is a
+//! *hold* of a run of pages. An address space without page tables holds nothing: client memory that is mapped there is
+//! not looked at. Copies of a mapping share its set of pages, so what one has pinned the other finds.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use swiommu_abi::Errno;
+use swiommu_iommu::{Iova, Pa};
+use swiommu_mem::{Client, PAGE, UserAddr};
+
+use super::file_pages::FilePages;
+use super::inject;
+use super::pins::{PagesId, Pins, Targets};
+
+/// How pinned pages are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Against no limit: the client may lock what it wants.
+    None,
+    /// Against the limit of the user.
+    User,
+    /// Against the limit of the process.
+    Process,
+}
+
+/// How pages are counted, and the limit in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Account {
+    /// Where.
+    pub mode: Mode,
+    /// `None`: no limit.
+    pub limit: Option<u64>,
+    /// They count as pinned too: those of iommufd do, a container's do not.
+    pub pinned: bool,
+}
+
+/// Counters of locked and pinned memory of the client, in bytes, over all its address spaces.
+#[derive(Debug, Default)]
+pub struct Locked {
+    user: AtomicU64,
+    process: AtomicU64,
+    pinned: AtomicU64,
+}
+
+impl Locked {
+    fn counter(&self, mode: Mode) -> Option<&AtomicU64> {
+        match mode {
+            Mode::None => None,
+            Mode::User => Some(&self.user),
+            Mode::Process => Some(&self.process),
+        }
+    }
+
+    /// Counts bytes against a limit.
+    ///
+    /// # Errors
+    /// ENOMEM at the limit; then nothing is counted.
+    pub fn count(&self, bytes: u64, account: &Account) -> Result<(), Errno> {
+        if inject::fails() {
+            return Err(Errno::ENOMEM);
+        }
+        if let Some(counter) = self.counter(account.mode) {
+            let before = counter.fetch_add(bytes, Ordering::Relaxed);
+            let limit = account.limit.unwrap_or(u64::MAX);
+            if before.saturating_add(bytes) > limit {
+                counter.fetch_sub(bytes, Ordering::Relaxed);
+                return Err(Errno::ENOMEM);
+            }
+        }
+        if account.pinned {
+            self.pinned.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Takes back what was counted.
+    pub fn uncount(&self, bytes: u64, account: &Account) {
+        if let Some(counter) = self.counter(account.mode) {
+            counter.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        if account.pinned {
+            self.pinned.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// What `VmLck` of the process shows of it, in bytes.
+    pub fn locked_bytes(&self) -> u64 {
+        self.process.load(Ordering::Relaxed)
+    }
+
+    /// What `VmPin` of the process shows of it, in bytes.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.pinned.load(Ordering::Relaxed)
+    }
+}
+
+/// A fresh id of a set of pages.
+pub(super) fn fresh_id() -> PagesId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    PagesId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Memory of a device that was exported as a dma-buf.
+pub trait DmaBuf: Send + Sync {
+    /// Its size in bytes.
+    fn bytes(&self) -> u64;
+    /// Somebody maps it: where its first byte is. `revoked` is told when it goes away.
+    ///
+    /// # Errors
+    /// What the exporter has against it.
+    fn attach(&self, revoked: Arc<dyn Revoked>) -> Result<Pa, Errno>;
+    /// That mapping is gone.
+    fn detach(&self, revoked: &Arc<dyn Revoked>);
+}
+
+/// Who maps a dma-buf.
+pub trait Revoked: Send + Sync {
+    /// It goes away: on return no device reaches it.
+    fn revoke(&self);
+}
+
+/// Where pages come from.
+pub(super) enum Source {
+    /// Client memory at its own address.
+    Client,
+    /// A file.
+    File(FilePages),
+    /// Memory of a device.
+    DmaBuf {
+        buffer: Arc<dyn DmaBuf>,
+        /// Where the pages begin in it.
+        start: u64,
+        mappings: Arc<Mappings>,
+    },
+}
+
+/// Where a dma-buf is mapped, so that it can be taken away.
+#[derive(Default)]
+pub(super) struct Mappings {
+    revoked: AtomicBool,
+    list: Mutex<Vec<(Arc<Targets>, u64, u64)>>,
+    pins: Option<Arc<Pins>>,
+}
+
+/// A set of pages that several areas or accesses may use.
+pub struct Pages {
+    pub(super) id: PagesId,
+    /// Where the first page is, or was when it was pinned.
+    pub(super) base: UserAddr,
+    pub(super) writable: bool,
+    pub(super) source: Source,
+    pub(super) account: Account,
+    holds: Mutex<Vec<Hold>>,
+}
+
+/// Pages `first..=last` of a set are in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hold {
+    first: u64,
+    last: u64,
+    users: u64,
+}
+
+/// What pinning needs.
+#[derive(Clone, Copy)]
+pub(super) struct Pinning<'a> {
+    pub(super) client: &'a Client,
+    pub(super) pins: &'a Pins,
+    pub(super) locked: &'a Locked,
+}
+
+impl Pinning<'_> {
+    /// Faults client pages in, with the kernel's refusals.
+    #[inline]
+    pub(super) fn fault_in(&self, va: UserAddr, bytes: u64, write: bool) -> Result<(), Errno> {
+        if inject::fails() {
+            return Err(Errno::EFAULT);
+        }
+        let warm = &self.pins.warm;
+        if write && warm.covers(va, bytes) && self.client.touch(va, bytes).is_ok() {
+            return Ok(());
+        }
+        self.client.populate(va, bytes, write)?;
+        if write {
+            warm.add(va, bytes);
+        }
+        Ok(())
+    }
+}
+
+impl Pages {
+    /// A set that nobody holds.
+    pub(super) fn new(base: UserAddr, writable: bool, source: Source, account: Account) -> Pages {
+        Pages {
+            id: fresh_id(),
+            base,
+            writable,
+            source,
+            account,
+            holds: Mutex::default(),
+        }
+    }
+
+    /// A set of client memory that was an area's own, with the pages `0..=last` of it held if it was pinned.
+    pub(super) fn of_area(
+        id: PagesId,
+        base: UserAddr,
+        writable: bool,
+        account: Account,
+        held: Option<u64>,
+    ) -> Pages {
+        let hold = |last| Hold {
+            first: 0,
+            last,
+            users: 1,
+        };
+        Pages {
+            id,
+            base,
+            writable,
+            source: Source::Client,
+            account,
+            holds: Mutex::new(held.map(hold).into_iter().collect()),
+        }
+    }
+
+    fn holds(&self) -> MutexGuard<'_, Vec<Hold>> {
+        self.holds.lock().unwrap()
+    }
+
+    /// Whether it is memory of a device, which is not pinned or counted.
+    pub(super) fn is_device_memory(&self) -> bool {
+        matches!(self.source, Source::DmaBuf { .. })
+    }
+
+    /// Whether it is a file.
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self.source, Source::File(_))
+    }
+
+    /// Whether there is nothing to map any more.
+    pub(super) fn is_revoked(&self) -> bool {
+        match &self.source {
+            Source::DmaBuf { mappings, .. } => mappings.revoked.load(Ordering::Acquire),
+            _ => false,
+        }
+    }
+
+    /// Holds the pages that bytes `first..=last` of the set touch: those nobody held are pinned and counted.
+    ///
+    /// # Errors
+    /// What pinning answers; ENOMEM at the limit. Then nothing has changed.
+    pub(super) fn hold(&self, first: u64, last: u64, with: Pinning<'_>) -> Result<(), Errno> {
+        if self.is_device_memory() {
+            return Ok(());
+        }
+        let (first, last) = (first / PAGE, last / PAGE);
+        let mut holds = self.holds();
+        let fresh = gaps(&holds, first, last);
+        let mut bytes = 0;
+        for &(from, to) in &fresh {
+            bytes += (to - from + 1) * PAGE;
+            self.fault_in(from, to, with)?;
+        }
+        if bytes > 0 {
+            with.locked.count(bytes, &self.account)?;
+        }
+        match holds
+            .iter_mut()
+            .find(|hold| (hold.first, hold.last) == (first, last))
+        {
+            Some(hold) => hold.users += 1,
+            None => holds.push(Hold {
+                first,
+                last,
+                users: 1,
+            }),
+        }
+        Ok(())
+    }
+
+    fn fault_in(&self, from: u64, to: u64, with: Pinning<'_>) -> Result<(), Errno> {
+        let (at, bytes) = (UserAddr(self.base.0 + from * PAGE), (to - from + 1) * PAGE);
+        match &self.source {
+            Source::Client => with.fault_in(at, bytes, self.writable),
+            Source::File(file) if inject::fails() => {
+                let _ = file;
+                Err(Errno::EFAULT)
+            }
+            Source::File(file) => file.fault_in(with.client, from * PAGE, bytes),
+            Source::DmaBuf { .. } => Ok(()),
+        }
+    }
+
+    /// Gives a hold up: pages nobody holds any more are unpinned.
+    pub(super) fn release(&self, first: u64, last: u64, with: Pinning<'_>) {
+        if self.is_device_memory() {
+            return;
+        }
+        let (first, last) = (first / PAGE, last / PAGE);
+        let mut holds = self.holds();
+        let at = holds
+            .iter()
+            .position(|hold| (hold.first, hold.last) == (first, last))
+            .expect("what is released was held");
+        holds[at].users -= 1;
+        if holds[at].users > 0 {
+            return;
+        }
+        holds.swap_remove(at);
+        let mut bytes = 0;
+        let mut still = with.pins.still();
+        for (from, to) in gaps(&holds, first, last) {
+            let length = (to - from + 1) * PAGE;
+            still.release(self.id, UserAddr(self.base.0 + from * PAGE), length);
+            bytes += length;
+        }
+        if bytes > 0 {
+            with.locked.uncount(bytes, &self.account);
+        }
+    }
+
+    /// Splits the hold of bytes `first..=last` behind byte `at`.
+    pub(super) fn split_hold(&self, first: u64, at: u64, last: u64) {
+        if self.is_device_memory() {
+            return;
+        }
+        let mut holds = self.holds();
+        let whole = (first / PAGE, last / PAGE);
+        let index = holds
+            .iter()
+            .position(|hold| (hold.first, hold.last) == whole)
+            .expect("what is split was held");
+        holds[index].users -= 1;
+        if holds[index].users == 0 {
+            holds.swap_remove(index);
+        }
+        for (from, to) in [(whole.0, at / PAGE), ((at + 1) / PAGE, whole.1)] {
+            match holds
+                .iter_mut()
+                .find(|hold| (hold.first, hold.last) == (from, to))
+            {
+                Some(hold) => hold.users += 1,
+                None => holds.push(Hold {
+                    first: from,
+                    last: to,
+                    users: 1,
+                }),
+            }
+        }
+    }
+
+    /// An area maps the dma-buf at `iova`.
+    pub(super) fn track(&self, targets: &Arc<Targets>, iova: u64, bytes: u64) {
+        if let Source::DmaBuf { mappings, .. } = &self.source {
+            let mut list = mappings.list.lock().unwrap();
+            list.push((targets.clone(), iova, bytes));
+        }
+    }
+
+    /// An area maps the dma-buf at `iova` no longer.
+    pub(super) fn untrack(&self, targets: &Arc<Targets>, iova: u64) {
+        if let Source::DmaBuf { mappings, .. } = &self.source {
+            let mut list = mappings.list.lock().unwrap();
+            list.retain(|(other, at, _)| !(Arc::ptr_eq(other, targets) && *at == iova));
+        }
+    }
+
+    /// A dma-buf of `bytes` bytes from `start` (of a page) on.
+    ///
+    /// # Errors
+    /// What the exporter says.
+    pub(super) fn of_dma_buf(
+        buffer: Arc<dyn DmaBuf>,
+        start: u64,
+        writable: bool,
+        pins: &Arc<Pins>,
+    ) -> Result<Pages, Errno> {
+        let mappings = Arc::new(Mappings {
+            pins: Some(pins.clone()),
+            ..Mappings::default()
+        });
+        let first = buffer.attach(mappings.clone())?;
+        let account = Account {
+            mode: Mode::None,
+            limit: None,
+            pinned: false,
+        };
+        let source = Source::DmaBuf {
+            buffer,
+            start,
+            mappings,
+        };
+        let base = UserAddr(first.0 + start);
+        Ok(Pages::new(base, writable, source, account))
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        debug_assert!(self.holds.get_mut().is_ok_and(|holds| holds.is_empty()));
+        if let Source::DmaBuf {
+            buffer, mappings, ..
+        } = &self.source
+        {
+            let revoked: Arc<dyn Revoked> = mappings.clone();
+            buffer.detach(&revoked);
+        }
+    }
+}
+
+impl Revoked for Mappings {
+    fn revoke(&self) {
+        // No area is written to a table while the pins are still, and none afterwards.
+        let still = self.pins.as_ref().map(|pins| pins.still());
+        if self.revoked.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        for (targets, iova, bytes) in &*self.list.lock().unwrap() {
+            let last = Iova(iova + (bytes - 1));
+            targets.each(|table| table.unmap(Iova(*iova), last));
+        }
+        drop(still);
+    }
+}
+
+/// The parts of pages `first..=last` that nobody holds, in order.
+fn gaps(holds: &[Hold], first: u64, last: u64) -> Vec<(u64, u64)> {
+    let mut inside: Vec<_> = holds
+        .iter()
+        .filter(|hold| hold.first <= last && first <= hold.last)
+        .map(|hold| (hold.first, hold.last))
+        .collect();
+    inside.sort_unstable();
+    let (mut free, mut at) = (Vec::new(), first);
+    for (from, to) in inside {
+        if from > at {
+            free.push((at, from - 1));
+        }
+        at = at.max(to + 1);
+    }
+    if at <= last {
+        free.push((at, last));
+    }
+    free
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold(first: u64, last: u64) -> Hold {
+        Hold {
+            first,
+            last,
+            users: 1,
+        }
+    }
+
+    #[test]
+    fn gaps_are_what_no_hold_covers() {
+        assert_eq!(gaps(&[], 2, 5), [(2, 5)]);
+        assert_eq!(gaps(&[hold(3, 3), hold(0, 2), hold(3, 4)], 2, 6), [(5, 6)]);
+        assert_eq!(gaps(&[hold(0, 9)], 2, 6), []);
+        assert_eq!(gaps(&[hold(4, 4), hold(7, 9)], 2, 6), [(2, 3), (5, 6)]);
+    }
+
+    #[test]
+    fn the_limit_is_of_one_counter_and_no_mode_has_none() {
+        let locked = Locked::default();
+        let account = |mode, limit| Account {
+            mode,
+            limit: Some(limit),
+            pinned: true,
+        };
+        let user = account(Mode::User, 8192);
+        assert_eq!(locked.count(8192, &user), Ok(()));
+        assert_eq!(locked.count(4096, &user), Err(Errno::ENOMEM));
+        let process = account(Mode::Process, 4096);
+        assert_eq!(locked.count(4096, &process), Ok(()));
+        let free = account(Mode::None, 0);
+        assert_eq!(locked.count(1 << 40, &free), Ok(()));
+        assert_eq!(locked.locked_bytes(), 4096);
+        assert_eq!(locked.pinned_bytes(), 8192 + 4096 + (1 << 40));
+        locked.uncount(1 << 40, &free);
+        locked.uncount(8192, &user);
+        locked.uncount(4096, &process);
+        assert_eq!((locked.locked_bytes(), locked.pinned_bytes()), (0, 0));
+    }
+}
