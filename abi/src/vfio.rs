@@ -386,6 +386,172 @@ pub const DEVICE_FEATURE_SET: u32 = 1 << 17;
 /// Ask whether the operations named beside it exist.
 pub const DEVICE_FEATURE_PROBE: u32 = 1 << 18;
 
+/// The token a virtual function is opened with.
+pub const DEVICE_FEATURE_PCI_VF_TOKEN: u32 = 0;
+/// What migration the device can do: a `FeatureMigration`.
+pub const DEVICE_FEATURE_MIGRATION: u32 = 1;
+/// The migration state: a `FeatureMigState`.
+pub const DEVICE_FEATURE_MIG_DEVICE_STATE: u32 = 2;
+/// Low power is allowed.
+pub const DEVICE_FEATURE_LOW_POWER_ENTRY: u32 = 3;
+/// Low power is allowed once, and an eventfd tells when it ends: a `LowPowerEntryWithWakeup`.
+pub const DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: u32 = 4;
+/// Low power is no longer allowed.
+pub const DEVICE_FEATURE_LOW_POWER_EXIT: u32 = 5;
+/// The device logs what it writes: a `DmaLoggingControl`.
+pub const DEVICE_FEATURE_DMA_LOGGING_START: u32 = 6;
+/// It logs no more.
+pub const DEVICE_FEATURE_DMA_LOGGING_STOP: u32 = 7;
+/// What was logged, which is forgotten: a `DmaLoggingReport`.
+pub const DEVICE_FEATURE_DMA_LOGGING_REPORT: u32 = 8;
+/// How much STOP_COPY will transfer: a `FeatureMigDataSize`.
+pub const DEVICE_FEATURE_MIG_DATA_SIZE: u32 = 9;
+/// Bus master of devices that have no configuration space.
+pub const DEVICE_FEATURE_BUS_MASTER: u32 = 10;
+/// A dma-buf of a part of a BAR: a `FeatureDmaBuf`.
+pub const DEVICE_FEATURE_DMA_BUF: u32 = 11;
+/// The flags of `PrecopyInfo` are valid from now on.
+pub const DEVICE_FEATURE_MIG_PRECOPY_INFOV2: u32 = 12;
+
+plain! {
+    /// `struct vfio_device_feature_migration`
+    pub struct FeatureMigration {
+        /// `MIGRATION_*`
+        flags: u64,
+    }
+}
+/// STOP, STOP_COPY and RESUMING exist.
+pub const MIGRATION_STOP_COPY: u64 = 1;
+/// RUNNING_P2P exists.
+pub const MIGRATION_P2P: u64 = 2;
+/// PRE_COPY exists.
+pub const MIGRATION_PRE_COPY: u64 = 4;
+
+plain! {
+    /// `struct vfio_device_feature_mig_state`
+    pub struct FeatureMigState {
+        /// `DEVICE_STATE_*`
+        device_state: u32,
+        /// The descriptor of a new transfer, else -1.
+        data_fd: i32,
+    }
+}
+/// The device must be reset.
+pub const DEVICE_STATE_ERROR: u32 = 0;
+/// The device does nothing.
+pub const DEVICE_STATE_STOP: u32 = 1;
+/// The device works.
+pub const DEVICE_STATE_RUNNING: u32 = 2;
+/// STOP, and the state can be read.
+pub const DEVICE_STATE_STOP_COPY: u32 = 3;
+/// STOP, and a state can be written.
+pub const DEVICE_STATE_RESUMING: u32 = 4;
+/// RUNNING without DMA to other devices.
+pub const DEVICE_STATE_RUNNING_P2P: u32 = 5;
+/// RUNNING, and the state can be read as far as it is.
+pub const DEVICE_STATE_PRE_COPY: u32 = 6;
+/// RUNNING_P2P, and the state can be read as far as it is.
+pub const DEVICE_STATE_PRE_COPY_P2P: u32 = 7;
+
+plain! {
+    /// `struct vfio_device_feature_mig_data_size`
+    pub struct FeatureMigDataSize {
+        /// Bytes, an estimate.
+        stop_copy_length: u64,
+    }
+}
+
+/// `VFIO_MIG_GET_PRECOPY_INFO`, of a migration's descriptor.
+pub const MIG_GET_PRECOPY_INFO: u32 = io(21);
+
+plain! {
+    /// `struct vfio_precopy_info`
+    pub struct PrecopyInfo {
+        /// Size of the caller's struct.
+        argsz: u32,
+        /// `PRECOPY_INFO_*`
+        flags: u32,
+        /// Bytes not yet read of the first state.
+        initial_bytes: u64,
+        /// Bytes not yet read of what changed since.
+        dirty_bytes: u64,
+    }
+}
+/// There is a new first state.
+pub const PRECOPY_INFO_REINIT: u32 = 1;
+
+plain! {
+    /// `struct vfio_device_low_power_entry_with_wakeup`
+    pub struct LowPowerEntryWithWakeup {
+        /// Signalled when the device leaves low power.
+        wakeup_eventfd: i32,
+        /// Anything.
+        reserved: u32,
+    }
+}
+
+plain! {
+    /// `struct vfio_device_feature_dma_logging_control`
+    pub struct DmaLoggingControl {
+        /// Bytes of a page; in: wanted, out: taken.
+        page_size: u64,
+        /// How many ranges.
+        num_ranges: u32,
+        /// Anything.
+        reserved: u32,
+        /// Client address of `DmaLoggingRange`s.
+        ranges: u64,
+    }
+}
+
+plain! {
+    /// `struct vfio_device_feature_dma_logging_range`
+    pub struct DmaLoggingRange {
+        /// First device address.
+        iova: u64,
+        /// Bytes.
+        length: u64,
+    }
+}
+
+plain! {
+    /// `struct vfio_device_feature_dma_logging_report`
+    pub struct DmaLoggingReport {
+        /// First device address.
+        iova: u64,
+        /// Bytes.
+        length: u64,
+        /// Bytes of a page, one bit each.
+        page_size: u64,
+        /// Client address of the bitmap.
+        bitmap: u64,
+    }
+}
+
+plain! {
+    /// `struct vfio_device_feature_dma_buf`, without its ranges.
+    pub struct FeatureDmaBuf {
+        /// BAR.
+        region_index: u32,
+        /// As of open(2).
+        open_flags: u32,
+        /// Zero.
+        flags: u32,
+        /// How many `RegionDmaRange`s follow.
+        nr_ranges: u32,
+    }
+}
+
+plain! {
+    /// `struct vfio_region_dma_range`
+    pub struct RegionDmaRange {
+        /// Offset in the region.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+    }
+}
+
 /// The kernel's name of a VFIO command, as far as the number alone tells.
 ///
 /// Container and device share the numbers 12..=17: `device` says which file it was.

@@ -14,15 +14,8 @@ int main(int argc, char **argv)
 	const char *bdf = argc > 1 ? argv[1] : "0000:00:04.0";
 	struct door door = open_device(bdf, VFIO_TYPE1v2_IOMMU);
 	struct vfio_device_ioeventfd event = { .argsz = sizeof(event), .flags = VFIO_DEVICE_IOEVENTFD_32, .offset = 4, .fd = -1 };
-	struct vfio_device_feature feature = { .argsz = sizeof(feature) };
 	int device = door.device;
 
 	fails(device, VFIO_DEVICE_IOEVENTFD, &event, ENOTTY);
-	for (uint32_t index = 0; index <= 11; index++) {
-		uint32_t how = index >= 3 && index <= 5 ? VFIO_DEVICE_FEATURE_SET : VFIO_DEVICE_FEATURE_GET;
-
-		feature.flags = index | how;
-		fails(device, VFIO_DEVICE_FEATURE, &feature, ENOTTY);
-	}
 	return 0;
 }

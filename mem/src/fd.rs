@@ -189,6 +189,11 @@ impl EventFd {
     }
 }
 
+/// Lets a descriptor outlive exec.
+pub fn keep_on_exec(fd: impl AsFd) -> Result<(), Errno> {
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(errno)
+}
+
 /// Another descriptor of the same file, with the lowest free number: one for the client.
 pub fn duplicate(fd: impl AsFd) -> Result<OwnedFd, Errno> {
     rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(errno)

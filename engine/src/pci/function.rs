@@ -1,13 +1,19 @@
 //! A function of the machine as a client has it open: model, configuration space, interrupts and bus in one place.
 
+pub mod export;
+mod power;
+
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError, Weak};
 
 use swiommu_abi::{Errno, vfio};
 use swiommu_iommu::StreamId;
 use swiommu_mem::fd::{self, Hidden};
 use swiommu_mem::{EventWatch, UserAddr};
+
+use export::Exports;
+use power::Power;
 
 use super::bus::Wires;
 use super::config::{Config, Effect};
@@ -18,7 +24,7 @@ use crate::door::{Call, Mmio};
 use crate::iommufd::Space;
 use crate::machine::{Bdf, DeviceConfig};
 use crate::run::Run;
-use swiommu_abi::pci::COMMAND_INTX_DISABLE;
+use swiommu_abi::pci::{COMMAND_INTX_DISABLE, COMMAND_MEMORY};
 
 /// One device of the machine.
 pub struct Function {
@@ -30,6 +36,8 @@ pub struct Function {
     live: Mutex<Live>,
     /// Index + 1 of the function whose registers this one's DMA wants to reach, 0 = none.
     wants: AtomicUsize,
+    /// In low power, to be left with the next call.
+    wakes: AtomicBool,
 }
 
 /// What exists while a client has the function open.
@@ -43,6 +51,8 @@ struct Live {
 struct Open {
     model: Box<dyn Device>,
     wires: Wires,
+    power: Power,
+    exports: Exports,
 }
 
 impl Function {
@@ -56,6 +66,7 @@ impl Function {
             bases: OnceLock::new(),
             live: Mutex::default(),
             wants: AtomicUsize::new(0),
+            wakes: AtomicBool::new(false),
         }
     }
 
@@ -118,7 +129,12 @@ impl Function {
             let line: Weak<dyn Line> = Arc::<Function>::downgrade(self);
             let irqs = Irqs::new(identity, line);
             let wires = Wires::new(run, self, space, config, irqs);
-            let mut open = Open { model, wires };
+            let mut open = Open {
+                model,
+                wires,
+                power: Power::default(),
+                exports: Exports::default(),
+            };
             open.model.reset(&mut open.wires);
             let bytes = u64::from(vfio::PCI_NUM_REGIONS) << vfio::PCI_OFFSET_SHIFT;
             live.object = Some(Hidden::new(fd::object(bytes)?)?);
@@ -196,7 +212,7 @@ impl Function {
     pub fn mmio(&self, call: &Call<'_>, bar: u8, at: u64, bytes: u8, access: Mmio) -> u64 {
         let mut live = self.live();
         match &mut live.open {
-            Some(open) if bar < 6 && open.wires.decodes(false) => {
+            Some(open) if bar < 6 && open.wires.decodes(false) && !open.power.is_low() => {
                 open.access(self, call, bar, at, bytes, access)
             }
             _ => u64::MAX,
@@ -390,6 +406,7 @@ impl Line for Function {
 impl Live {
     fn power_off(&mut self) {
         if let Some(mut open) = self.open.take() {
+            open.exports.revoke();
             open.wires.irqs.close();
             open.model.close();
         }
@@ -409,8 +426,10 @@ impl Open {
 
     /// The kernel saves configuration space before a reset and restores it after.
     fn reset(&mut self) {
+        self.exports.revoke();
         self.wires.reset_msix_table();
         self.model.reset(&mut self.wires);
+        self.settle_exports();
     }
 
     /// DisINTx in the command register holds the line back, like SET_IRQS' mask.
@@ -420,6 +439,9 @@ impl Open {
             self.wires
                 .irqs
                 .set_intx_disabled(now & COMMAND_INTX_DISABLE != 0);
+        }
+        if (now ^ before) & COMMAND_MEMORY != 0 {
+            self.settle_exports();
         }
     }
 

@@ -193,33 +193,6 @@ impl DeviceFile {
         Ok(())
     }
 
-    /// VFIO_DEVICE_FEATURE: none is offered.
-    fn feature(&self, call: &Call<'_>, arg: u64) -> Result<(), Errno> {
-        let minsz = size_of::<vfio::DeviceFeature>();
-        let feature: vfio::DeviceFeature = copy_in(call, arg, minsz)?;
-        let (get, set, probe) = (
-            vfio::DEVICE_FEATURE_GET,
-            vfio::DEVICE_FEATURE_SET,
-            vfio::DEVICE_FEATURE_PROBE,
-        );
-        if (feature.argsz as usize) < minsz
-            || feature.flags & !(vfio::DEVICE_FEATURE_MASK | get | set | probe) != 0
-            || (feature.flags & probe == 0 && feature.flags & (get | set) == get | set)
-        {
-            return Err(Errno::EINVAL);
-        }
-        let index = feature.flags & vfio::DEVICE_FEATURE_MASK;
-        if SET_ONLY_FEATURES.contains(&index) && feature.flags & get != 0 {
-            return Err(Errno::EINVAL);
-        }
-        if feature.flags & probe == 0 {
-            self.run
-                .reports
-                .unsupported(call, format_args!("VFIO_DEVICE_FEATURE {index}"));
-        }
-        Err(Errno::ENOTTY)
-    }
-
     fn unsupported(&self, call: &Call<'_>, cmd: u32, errno: Errno) -> Result<(), Errno> {
         if let Some(name) = vfio::command_name(cmd, true) {
             self.run.reports.unsupported(call, format_args!("{name}"));
@@ -227,9 +200,6 @@ impl DeviceFile {
         Err(errno)
     }
 }
-
-/// Low power entry, entry with wakeup, exit; and one more that has no GET.
-const SET_ONLY_FEATURES: [u32; 4] = [3, 4, 5, 12];
 
 /// vfio-pci maps memory BARs of a page or more.
 fn mappable(bar: &Bar) -> bool {
@@ -250,6 +220,7 @@ impl File for DeviceFile {
     }
 
     fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno> {
+        self.function.wake();
         match cmd {
             vfio::DEVICE_GET_INFO => self.get_info(call, arg),
             vfio::DEVICE_GET_REGION_INFO => self.get_region_info(call, arg),
@@ -264,13 +235,14 @@ impl File for DeviceFile {
                 copy_in::<vfio::IrqSet>(call, arg, 8)?;
                 self.unsupported(call, cmd, Errno::ENOTTY)
             }
-            vfio::DEVICE_FEATURE => self.feature(call, arg),
+            vfio::DEVICE_FEATURE => return self.feature(call, arg),
             _ => Err(Errno::ENOTTY),
         }
         .map(|()| Answer::Value(0))
     }
 
     fn pread(&self, call: &Call<'_>, to: UserAddr, bytes: u64, offset: u64) -> Result<u64, Errno> {
+        self.function.wake();
         let (region, at) = split(offset);
         self.function.region_read(call, region, at, to, bytes)
     }
@@ -282,6 +254,7 @@ impl File for DeviceFile {
         bytes: u64,
         offset: u64,
     ) -> Result<u64, Errno> {
+        self.function.wake();
         let (region, at) = split(offset);
         self.function.region_write(call, region, at, from, bytes)
     }

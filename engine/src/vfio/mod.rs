@@ -5,6 +5,8 @@ pub(crate) use crate::argsz;
 pub mod container;
 pub mod device;
 pub mod dirty;
+pub mod dma_buf;
+mod feature;
 pub mod group;
 pub mod hot_reset;
 pub mod noiommu;

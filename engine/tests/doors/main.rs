@@ -5,6 +5,7 @@
 mod support;
 
 mod device;
+mod feature;
 mod hot_reset;
 mod iommufd;
 mod irq;

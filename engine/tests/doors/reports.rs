@@ -244,9 +244,9 @@ fn report_of_what_is_not_supported_or_modelled_or_allowed() {
         Err(Errno::ENOTTY),
         "vfio-pci does not know it either"
     );
-    let mut feature = [8u32, 1 << 16 | 6];
+    let mut event = [40u32, 4, 0, 0, 0, 0, 0, 0, u32::MAX, 0];
     assert_eq!(
-        stub.ioctl_with(vfio::DEVICE_FEATURE, &mut feature),
+        stub.ioctl_with(vfio::DEVICE_IOEVENTFD, &mut event),
         Err(Errno::ENOTTY)
     );
     stub.store(0x40, 4, 1);
