@@ -3,23 +3,18 @@
 
 mod loader;
 mod programs;
+mod selftests;
 
 pub use programs::{Program, Programs};
+pub use selftests::selftests;
 
 use crate::fetch;
 use crate::project;
 use crate::run::{captured, cargo, progress, quiet};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-
-/// The kernel's selftests that have container variants.
-pub const SELFTESTS: [&str; 3] = [
-    "vfio_dma_mapping_test",
-    "vfio_dma_mapping_mmio_test",
-    "vfio_pci_device_init_perf_test",
-];
 
 /// The sets of packages that the client suite runs.
 const SETS: [&str; 6] = [
@@ -90,70 +85,6 @@ pub fn own_loaders() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Builds the kernel's VFIO selftests; the directory they are in.
-pub fn selftests(linking: Linking) -> Result<PathBuf> {
-    let kernel = fetch::ensure("linux")?.map_err(anyhow::Error::msg)?;
-    let uuid = fetch::ensure("uuid")?
-        .map_err(anyhow::Error::msg)?
-        .join("usr");
-    let directory = project::clients().join(if linking == Linking::Static {
-        "selftests-static"
-    } else {
-        "selftests"
-    });
-    fs::create_dir_all(&directory)?;
-    for name in SELFTESTS {
-        selftest(name, &kernel, &uuid, &directory.join(name), linking)?;
-    }
-    Ok(directory)
-}
-
-fn selftest(name: &str, kernel: &Path, uuid: &Path, out: &Path, linking: Linking) -> Result<()> {
-    let stamp = fs::metadata(kernel.join(".complete"))?.modified()?;
-    if fs::metadata(out)
-        .and_then(|m| m.modified())
-        .is_ok_and(|built| built > stamp)
-    {
-        return Ok(());
-    }
-    progress(&format!("building the kernel's {name}"));
-    let (tools, headers) = (kernel.join("source/tools"), kernel.join("usr/include"));
-    let here = tools.join("testing/selftests/vfio");
-    let mut cc = compiler();
-    cc.arg("-O1")
-        .arg("-isystem")
-        .arg(&headers)
-        .arg("-isystem")
-        .arg(headers.join("x86_64-linux-gnu"));
-    // 7.2's copy calls a function that exists nowhere in that tree.
-    cc.args(["-D_GNU_SOURCE=", "-Dcalloc_assert=calloc", "-pthread", "-w"]);
-    for include in ["testing/selftests", "include", "arch/x86/include"] {
-        cc.arg("-I").arg(tools.join(include));
-    }
-    cc.arg("-I")
-        .arg(here.join("lib/include"))
-        .arg("-I")
-        .arg(uuid.join("include"));
-    cc.arg(here.join(format!("{name}.c")));
-    for directory in ["lib", "lib/drivers/dsa", "lib/drivers/ioat"] {
-        let mut sources: Vec<_> = fs::read_dir(here.join(directory))?.collect::<Result<_, _>>()?;
-        sources.sort_by_key(|entry| entry.path());
-        cc.args(
-            sources
-                .iter()
-                .map(|entry| entry.path())
-                .filter(|path| path.extension().is_some_and(|e| e == "c")),
-        );
-    }
-    cc.arg(uuid.join("lib/x86_64-linux-gnu/libuuid.a"))
-        .arg("-o")
-        .arg(out);
-    if linking == Linking::Static {
-        cc.arg("-static");
-    }
-    quiet(&mut cc).context("building a selftest").map(drop)
 }
 
 /// Builds clients/vfio-ioctls, a package of its own so that its dependencies are not ours.

@@ -76,7 +76,7 @@ impl Lock {
 }
 
 impl Set {
-    /// What identifies the set's content.
+    /// What identifies the set's packages.
     pub fn stamp(&self) -> String {
         self.packages
             .iter()

@@ -135,6 +135,15 @@ const SETS: &[Wanted] = &[
         only: &[],
     },
     Wanted {
+        name: "libcap",
+        suite: "bookworm",
+        also: &["bookworm-updates"],
+        packages: &["libcap-dev", "libcap2"],
+        dependencies: false,
+        without: &[],
+        only: &[],
+    },
+    Wanted {
         name: "linux",
         suite: "sid",
         also: &[],
@@ -202,7 +211,7 @@ pub fn ensure(name: &str) -> Result<Found> {
         bail!("xtask/clients.lock.toml has no set {name}")
     };
     let into = directory(name);
-    let stamp = set.stamp();
+    let stamp = unpack::stamp(set);
     let complete = into.join(".complete");
     if fs::read_to_string(&complete).is_ok_and(|s| s == stamp) {
         return Ok(Ok(into));

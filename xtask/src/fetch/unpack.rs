@@ -1,4 +1,4 @@
-//! Unpacking a set: the packages' files as they are, and of the kernel's source only what its VFIO selftests need.
+//! Unpacking a set: the packages' files as they are, and of the kernel's source only what its selftests need.
 
 use super::lock::Set;
 use crate::run::quiet;
@@ -7,7 +7,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// The parts of the kernel's source that its VFIO selftests are built from.
+/// The package that holds the kernel's source.
+const KERNEL_SOURCE: &str = "linux-source-";
+
+/// The parts of the kernel's source that its VFIO and iommufd selftests are built from.
 const KERNEL_PARTS: &[&str] = &[
     "tools/testing/selftests",
     "tools/include",
@@ -15,7 +18,24 @@ const KERNEL_PARTS: &[&str] = &[
     "include/linux/pci_ids.h",
     "drivers/dma/idxd",
     "drivers/dma/ioat",
+    "drivers/iommu/iommufd/iommufd_test.h",
 ];
+
+/// What identifies an unpacked set: its packages, and what is taken out of them.
+pub fn stamp(set: &Set) -> String {
+    let mut stamp = set.stamp();
+    if set
+        .packages
+        .iter()
+        .any(|p| p.name.starts_with(KERNEL_SOURCE))
+    {
+        for part in KERNEL_PARTS {
+            stamp.push('\n');
+            stamp.push_str(part);
+        }
+    }
+    stamp
+}
 
 /// Unpacks the packages of `set` from `cache` to `into`, whole or not at all.
 pub fn unpack(set: &Set, cache: &Path, into: &Path) -> Result<()> {
@@ -34,7 +54,7 @@ pub fn unpack(set: &Set, cache: &Path, into: &Path) -> Result<()> {
     Ok(fs::rename(half, into)?)
 }
 
-/// linux-source-* holds one large archive: takes the wanted parts out of it and drops it.
+/// `linux-source-*` holds one large archive: takes the wanted parts out of it and drops it.
 fn kernel_source(root: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(root.join("usr/src")) else {
         return Ok(());
