@@ -11,6 +11,7 @@ mod plain;
 
 mod errno;
 pub mod iommufd;
+pub mod iommufd_test;
 pub mod pci;
 pub mod vfio;
 

@@ -118,6 +118,13 @@ pub struct RunArgs {
     #[arg(long, value_enum, value_name = "WHEN", help_heading = "Reports")]
     pub color: Option<ColorArg>,
 
+    /// Give the machine the mock IOMMU of the kernel's iommufd selftests, and what else they need
+    ///
+    /// Test equipment: /dev/iommu answers IOMMU_TEST_CMD, fault injection is there, capabilities are those of root, and
+    /// memory of huge pages is had from ordinary ones where the system has none.
+    #[arg(long, help_heading = "Machine")]
+    pub mock: bool,
+
     /// Keep the run's directory, and say where it is
     #[arg(long)]
     pub keep: bool,

@@ -20,6 +20,7 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
         return Ok(0);
     }
     let mut machine = machine::from_args(&args.machine)?;
+    machine.mock = args.mock;
     let identities = identity::of_devices(&machine)?;
     let program = program::find(&args.program[0])?;
     let library = shim::find()?;

@@ -73,6 +73,8 @@ pub enum Answer {
     Value(i32),
     /// A new descriptor: its number is the return value.
     Open(NewFile),
+    /// A new descriptor whose number the client has been told already: the return value is 0.
+    Also(NewFile),
 }
 
 /// How one span of a mapping behaves.
@@ -82,6 +84,13 @@ pub enum Span {
     Memory,
     /// Registers: every access must reach [`File::mmio`].
     Trap,
+    /// Plain memory of another kernel object, which the engine keeps.
+    Elsewhere {
+        /// Its descriptor.
+        object: i32,
+        /// Where in it the span begins.
+        offset: u64,
+    },
 }
 
 /// What `fstat` shows of a file.
@@ -116,6 +125,10 @@ pub trait File: Any + Send + Sync {
     }
     /// ioctl.
     fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno>;
+    /// Whether it has no position, so that only read and write go to [`File::pread`] and [`File::pwrite`], with 0 for it.
+    fn is_stream(&self) -> bool {
+        false
+    }
     /// pread of `bytes` at `offset` to client memory: bytes read.
     fn pread(&self, call: &Call<'_>, to: UserAddr, bytes: u64, offset: u64) -> Result<u64, Errno> {
         let _ = (call, to, bytes, offset);

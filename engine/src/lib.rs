@@ -10,6 +10,7 @@ pub mod device;
 pub mod door;
 pub mod iommufd;
 pub mod machine;
+pub mod mock;
 pub mod pci;
 pub mod report;
 pub mod run;

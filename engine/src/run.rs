@@ -15,7 +15,9 @@ use crate::door::{Call, Engine, File, NewFile};
 use crate::iommufd::file::IommuFile;
 use crate::iommufd::ioas::Ground;
 use crate::iommufd::pages::Locked;
+use crate::iommufd::pin_counts::PinCounts;
 use crate::iommufd::regions::Regions;
+use crate::iommufd::shared_pages::Keepers;
 use crate::iommufd::{Pins, place};
 use crate::machine::options::Options;
 use crate::machine::{IommuKind, Machine, Memlock, resources};
@@ -48,6 +50,7 @@ pub struct Run {
     pins: Arc<Pins>,
     locked: Arc<Locked>,
     regions: Arc<Regions>,
+    keepers: Keepers,
 }
 
 impl Run {
@@ -105,7 +108,13 @@ impl Run {
             pins: Arc::default(),
             locked: Arc::default(),
             regions: Arc::default(),
+            keepers: Keepers::default(),
         }))
+    }
+
+    /// How often pages are pinned, at this moment.
+    pub fn pin_counts(&self) -> PinCounts {
+        PinCounts::new(self.pins.runs())
     }
 
     /// What an address space of this process stands on.
@@ -245,10 +254,15 @@ impl Engine for OpenRun {
         let regions = &self.0.regions;
         let Some((file, offset)) = file else {
             regions.remove(first, bytes);
+            self.0.keepers.remove(first, bytes);
             return;
         };
         let file: Arc<dyn std::any::Any + Send + Sync> = file.clone();
-        if let Ok(device) = file.downcast::<DeviceFile>() {
+        if let Some(iommu) = (&*file as &dyn std::any::Any).downcast_ref::<IommuFile>() {
+            if let Some(owner) = iommu.owner(offset, bytes) {
+                self.0.keepers.add(first, bytes, owner);
+            }
+        } else if let Ok(device) = file.downcast::<DeviceFile>() {
             let bar = (offset >> swiommu_abi::vfio::PCI_OFFSET_SHIFT) as u8;
             let at = offset & ((1 << swiommu_abi::vfio::PCI_OFFSET_SHIFT) - 1);
             regions.add(

@@ -36,6 +36,7 @@ pub use client::Client;
 pub use extable::{install_handlers, recover};
 pub use file::{STRETCHES_MOST, Stretch};
 pub use mapping::Mapping;
+pub use maps::Files;
 pub use populate::note_shared_file_mapping;
 pub use watch::EventWatch;
 pub use window::Window;

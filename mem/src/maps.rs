@@ -2,6 +2,7 @@
 //!
 //! Only slow paths come here; reading costs a few microseconds plus about one per hundred mappings.
 
+use crate::UserAddr;
 use crate::raw::errno;
 use rustix::fs::{Mode, OFlags};
 use swiommu_abi::Errno;
@@ -135,6 +136,60 @@ fn in_memory(mounts: &str, device: &str) -> bool {
     })
 }
 
+/// A byte of a file: its device and number as the kernel lists them, and the offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileByte {
+    device: String,
+    inode: u64,
+    offset: u64,
+}
+
+impl FileByte {
+    /// Whether it is one of the `bytes` bytes from `first` on.
+    pub fn is_in(&self, first: &FileByte, bytes: u64) -> bool {
+        let same = self.inode == first.inode && self.device == first.device;
+        same && self.offset >= first.offset && self.offset - first.offset < bytes
+    }
+}
+
+/// Which bytes of which files this process has mapped, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Files(Vec<(u64, u64, FileByte)>);
+
+impl Files {
+    /// As it is now; nothing if it cannot be told.
+    pub fn now() -> Files {
+        let text = contents("/proc/self/maps").unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        Files(text.lines().filter_map(file).collect())
+    }
+
+    /// The byte of a file at an address. Shared anonymous memory is a file, too; private memory may be a copy of one, and
+    /// is none.
+    pub fn byte(&self, at: UserAddr) -> Option<FileByte> {
+        let index = self.0.partition_point(|(_, last, _)| *last < at.0);
+        let (first, _, byte) = self.0.get(index).filter(|(first, ..)| *first <= at.0)?;
+        Some(FileByte {
+            offset: byte.offset + (at.0 - first),
+            ..byte.clone()
+        })
+    }
+}
+
+/// A line of the list, if it is a shared mapping of a file: first and last address, and the first byte.
+fn file(line: &str) -> Option<(u64, u64, FileByte)> {
+    let area = parse(line).filter(|area| area.shared)?;
+    let mut words = line.split(' ').skip(2);
+    let offset = u64::from_str_radix(words.next()?, 16).ok()?;
+    let inode: u64 = words.nth(1)?.parse().ok()?;
+    let byte = FileByte {
+        device: area.device,
+        inode,
+        offset,
+    };
+    (inode != 0).then_some((area.first, area.last, byte))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +205,22 @@ mod tests {
         assert_eq!(
             (area.device.as_str(), area.name.as_str()),
             ("fd:01", "/a file (deleted)")
+        );
+    }
+
+    #[test]
+    fn two_mappings_of_a_byte_are_the_same_byte_and_private_memory_is_none() {
+        let list = "1000-3000 rw-s 00004000 00:01 9 /memfd:a\n8000-9000 rw-s 00005000 00:01 9 /memfd:a\n\
+                    9000-a000 rw-p 00005000 00:01 9 /memfd:a\nb000-c000 rw-s 00005000 00:01 10 /memfd:b";
+        let files = Files(list.lines().filter_map(file).collect());
+        let byte = |at| files.byte(UserAddr(at));
+        assert!(byte(0x2010).is_some());
+        assert_eq!(byte(0x2010), byte(0x8010));
+        assert_ne!(byte(0x2010), byte(0xb010));
+        assert_ne!(byte(0x2010), byte(0x8011));
+        assert_eq!(
+            (byte(0x9010), byte(0xfff), byte(0x3000)),
+            (None, None, None)
         );
     }
 

@@ -163,17 +163,27 @@ fn fill(
     let mut ranges = Vec::with_capacity(spans.len());
     let mut done = 0;
     for (bytes, span) in spans {
+        let offset = request.offset + done as u64;
         let piece = Request {
             address: base + done,
             bytes: *bytes as usize,
             prot: request.prot,
             flags: MAP_SHARED | MAP_FIXED | request.flags & (MAP_POPULATE | MAP_LOCKED),
             fd: request.fd,
-            offset: request.offset + done as u64,
+            offset,
         };
-        if *span == Span::Memory {
+        let memory = match *span {
+            Span::Memory => Some(piece),
+            Span::Trap => None,
+            Span::Elsewhere { object, offset } => Some(Request {
+                fd: object,
+                offset,
+                ..piece
+            }),
+        };
+        if let Some(memory) = memory {
             // SAFETY: inside our own reservation.
-            let result = unsafe { piece.raw() };
+            let result = unsafe { memory.raw() };
             if result < 0 {
                 return Err(result);
             }
@@ -182,7 +192,7 @@ fn fill(
             first: piece.address,
             last: piece.address + piece.bytes - 1,
             file: Arc::clone(file),
-            offset: piece.offset,
+            offset,
             prot: request.prot,
             trap: *span == Span::Trap,
         });

@@ -12,6 +12,7 @@ use swiommu_abi::Errno;
 
 use super::inject;
 use super::object::{AnyRef, Entry, Object, Ref};
+use super::shared_pages::SharedPages;
 use crate::run::Run;
 
 /// The largest id.
@@ -86,6 +87,8 @@ pub struct Context {
     objects: Mutex<Objects>,
     /// Pinned memory counts per process rather than per user.
     per_process: AtomicBool,
+    /// Pages of its objects that the client can map.
+    pub shared_pages: SharedPages,
     /// Held for writing while all address spaces are looked at together.
     pub(super) ioas_creation: RwLock<()>,
 }
@@ -97,6 +100,7 @@ impl Context {
             run,
             objects: Mutex::default(),
             per_process: AtomicBool::new(false),
+            shared_pages: SharedPages::default(),
             ioas_creation: RwLock::new(()),
         })
     }
@@ -174,7 +178,7 @@ impl Context {
             }
             objects.clear(id, Slot::Free)
         };
-        bury(entry);
+        self.bury(entry);
         Ok(())
     }
 
@@ -220,7 +224,7 @@ impl Context {
             objects.clear(entry.id, then)
         };
         drop(entry);
-        bury(slot);
+        self.bury(slot);
         Ok(())
     }
 
@@ -238,7 +242,7 @@ impl Context {
             objects.clear(id, Slot::Free)
         };
         drop(entry);
-        bury(slot);
+        self.bury(slot);
     }
 
     /// Whether pinned memory counts per process (IOMMU_OPTION_RLIMIT_MODE 1) rather than per user.
@@ -320,16 +324,19 @@ impl Context {
     }
 }
 
-/// Destroys what was taken out of the table. A reference that another thread is just giving up may still be in its
-/// last step.
-fn bury(slot: Slot) {
-    let Slot::Live(mut entry) = slot else { return };
-    loop {
-        match Arc::try_unwrap(entry) {
-            Ok(entry) => return drop(entry),
-            Err(shared) => entry = shared,
+impl Context {
+    /// Destroys what was taken out of the table. A reference that another thread is just giving up may still be in its
+    /// last step.
+    fn bury(&self, slot: Slot) {
+        let Slot::Live(mut entry) = slot else { return };
+        entry.object.destroyed(self);
+        loop {
+            match Arc::try_unwrap(entry) {
+                Ok(entry) => return drop(entry),
+                Err(shared) => entry = shared,
+            }
+            std::thread::yield_now();
         }
-        std::thread::yield_now();
     }
 }
 
@@ -352,7 +359,7 @@ impl Drop for Context {
                     }
                 };
                 (left, destroyed) = (true, true);
-                bury(slot);
+                self.bury(slot);
             }
             if !left {
                 return;

@@ -3,18 +3,25 @@
 //! Every struct begins with the size of the caller's. A command names the least it needs: less is EINVAL. What a longer
 //! caller has beyond our struct must be zero, else E2BIG; what a shorter one does not have is zero.
 
+use std::cell::RefCell;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use swiommu_abi::{Errno, iommufd};
+use swiommu_abi::{Errno, iommufd, iommufd_test};
 use swiommu_mem::UserAddr;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::context::Context;
-use super::{change_process, compat, dirty, hwpt, ioas_commands as ioas, option};
+use super::object::AnyRef;
+use super::{
+    change_process, compat, dirty, fault, hw_info, hw_queue, hwpt, ioas_commands as ioas, nested,
+};
+use super::{option, vdevice, veventq, viommu};
 use crate::argsz::through;
 use crate::calls::CallRecord;
-use crate::door::{Answer, Call, CharDevice, File};
+use crate::door::{Answer, Call, CharDevice, File, NewFile, Span};
 use crate::machine::tree::IOMMU_DEVICE;
+use crate::mock;
 use crate::run::Run;
 
 /// An open `/dev/iommu`.
@@ -44,6 +51,7 @@ pub struct Command<'a> {
     pub call: &'a Call<'a>,
     arg: u64,
     user_size: u32,
+    opened: RefCell<Option<Answer>>,
 }
 
 impl Command<'_> {
@@ -67,6 +75,21 @@ impl Command<'_> {
             .client
             .write(UserAddr(at), bytes)
             .map_err(|_| Errno::EFAULT)
+    }
+
+    /// The number that a new descriptor will have.
+    pub fn number(object: &OwnedFd) -> u32 {
+        object.as_raw_fd() as u32
+    }
+
+    /// The client gets a descriptor whose number is in the answer already.
+    pub fn open(&self, file: NewFile) {
+        *self.opened.borrow_mut() = Some(Answer::Also(file));
+    }
+
+    /// The client gets a descriptor, and its number is the value of the call.
+    pub fn answer(&self, file: NewFile) {
+        *self.opened.borrow_mut() = Some(Answer::Open(file));
     }
 
     /// The call, numbered.
@@ -153,6 +176,21 @@ impl IommuFile {
             iommufd::HWPT_GET_DIRTY_BITMAP => {
                 run!(command, HwptGetDirtyBitmap, data, dirty::get_bitmap)
             }
+            iommufd::GET_HW_INFO => run!(command, HwInfo, reserved, hw_info::get),
+            iommufd::HWPT_INVALIDATE => {
+                run!(command, HwptInvalidate, reserved, nested::invalidate)
+            }
+            iommufd::FAULT_QUEUE_ALLOC => {
+                run!(command, FaultQueueAlloc, out_fault_fd, fault::alloc)
+            }
+            iommufd::VIOMMU_ALLOC => run!(command, ViommuAlloc, out_viommu_id, viommu::alloc),
+            iommufd::VDEVICE_ALLOC => run!(command, VdeviceAlloc, virt_id, vdevice::alloc),
+            iommufd::VEVENTQ_ALLOC => run!(command, VeventqAlloc, out_veventq_fd, veventq::alloc),
+            iommufd::HW_QUEUE_ALLOC => run!(command, HwQueueAlloc, length, hw_queue::alloc),
+            iommufd_test::TEST_CMD if self.context.run().machine.mock => {
+                let mut cmd = command.fetch(iommufd_test::TEST_CMD_MIN)?;
+                mock::run(command, &mut cmd)
+            }
             iommufd::IOAS_MAP_FILE => run!(command, IoasMapFile, iova, ioas::map_file),
             iommufd::IOAS_CHANGE_PROCESS => {
                 run!(command, IoasChangeProcess, reserved, change_process::change)
@@ -165,7 +203,7 @@ impl IommuFile {
                 Err(Errno::ENOTTY)
             }
         }
-        .map(|()| Answer::Value(0))
+        .map(|()| command.opened.take().unwrap_or(Answer::Value(0)))
     }
 }
 
@@ -179,8 +217,29 @@ impl File for IommuFile {
         Some(CharDevice { major, minor })
     }
 
+    fn mmap(
+        &self,
+        _: &Call<'_>,
+        offset: u64,
+        bytes: u64,
+        _: bool,
+    ) -> Result<Vec<(u64, Span)>, Errno> {
+        let shared = self.context.shared_pages.find(offset, bytes)?;
+        let owner = self.context.get_any(shared.owner);
+        owner.map_err(|_| Errno::ENXIO)?;
+        let span = Span::Elsewhere {
+            object: shared.object().as_raw_fd(),
+            offset: 0,
+        };
+        Ok(vec![(bytes, span)])
+    }
+
     fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno> {
-        if cmd & 0xff < iommufd::CMD_BASE || cmd & 0xff > iommufd::HW_QUEUE_ALLOC & 0xff {
+        let last = match self.context.run().machine.mock {
+            true => iommufd_test::TEST_CMD,
+            false => iommufd::HW_QUEUE_ALLOC,
+        };
+        if cmd & 0xff < iommufd::CMD_BASE || cmd & 0xff > last & 0xff {
             return compat::ioctl(&self.context, call, cmd, arg);
         }
         let size = call.client.read_obj(UserAddr(arg));
@@ -189,8 +248,17 @@ impl File for IommuFile {
             call,
             arg,
             user_size: size.map_err(|_| Errno::EFAULT)?,
+            opened: RefCell::default(),
         };
         self.command(&command, cmd)
+    }
+}
+
+impl IommuFile {
+    /// What stays as long as the pages at an offset are mapped.
+    pub fn owner(&self, offset: u64, bytes: u64) -> Option<AnyRef> {
+        let shared = self.context.shared_pages.find(offset, bytes).ok()?;
+        Some(self.context.get_any(shared.owner).ok()?.hold())
     }
 }
 

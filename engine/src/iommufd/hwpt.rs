@@ -5,9 +5,11 @@ use std::sync::MutexGuard;
 use swiommu_abi::{Errno, iommufd};
 use swiommu_mem::UserAddr;
 
+use super::attach::Translation;
 use super::context::{Context, Reservation};
 use super::device::{Device, UserData};
 use super::file::Command;
+use super::nested;
 use super::object::{AnyRef, Kind, Object, Ref};
 use super::space::IoasObject;
 use super::table::Table;
@@ -36,6 +38,10 @@ pub struct Hwpt {
 impl Object for Hwpt {
     fn kind(&self) -> Kind {
         Kind::HwptPaging
+    }
+
+    fn as_translation(&self) -> Option<&dyn Translation> {
+        Some(self)
     }
 }
 
@@ -131,12 +137,14 @@ pub fn alloc(command: &Command<'_>, cmd: &mut iommufd::HwptAlloc) -> Result<(), 
     let device = device.as_device().ok_or(Errno::ENOENT)?;
     let parent = context.get_any(cmd.pt_id).map_err(|_| Errno::EINVAL)?;
     let data = UserData {
+        from: command.call.client,
         kind: cmd.data_type,
         at: UserAddr(cmd.data_uptr),
         bytes: cmd.data_len,
     };
     match parent.kind() {
         Kind::Ioas => alloc_of_ioas(command, cmd, &parent, device, &data),
+        Kind::HwptPaging | Kind::Viommu => nested::alloc(command, cmd, &parent, device, &data),
         _ => Err(Errno::EINVAL),
     }
 }

@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::attach::Translation;
 use super::context::Context;
 use super::device::Device;
 
@@ -49,8 +50,16 @@ pub trait Object: Any + Send + Sync {
     fn pre_destroy(&self, context: &Context) {
         let _ = context;
     }
+    /// It is out of the table and about to be dropped: it takes along what it owns there.
+    fn destroyed(&self, context: &Context) {
+        let _ = context;
+    }
     /// The device, if it is one.
     fn as_device(&self) -> Option<&dyn Device> {
+        None
+    }
+    /// What devices can be attached to, if it is that.
+    fn as_translation(&self) -> Option<&dyn Translation> {
         None
     }
 }
@@ -148,6 +157,15 @@ impl AnyRef {
         let counts = Counts {
             user: true,
             waiter: false,
+        };
+        AnyRef::counted(&self.entry, counts)
+    }
+
+    /// A waiter that may live long and does not keep the object from being destroyed.
+    pub fn guard(&self) -> AnyRef {
+        let counts = Counts {
+            user: false,
+            waiter: true,
         };
         AnyRef::counted(&self.entry, counts)
     }

@@ -128,6 +128,14 @@ impl Pins {
         }
     }
 
+    /// Every run of pinned pages: first address, bytes, and the set of pages that pins it.
+    pub fn runs(&self) -> Vec<(UserAddr, u64, PagesId)> {
+        let kept = self.kept.lock().unwrap();
+        let pins = kept.classes.values().flatten();
+        pins.map(|(key, pin)| (UserAddr(key.0), pin.bytes, pin.pages))
+            .collect()
+    }
+
     /// Whether nothing is pinned at all.
     pub fn is_empty(&self) -> bool {
         self.live.load(Ordering::Acquire) == 0

@@ -31,6 +31,9 @@ pub struct Machine {
     pub iommu: IommuConfig,
     /// What VFIO itself is set to.
     pub vfio: VfioConfig,
+    /// It has the mock IOMMU of the kernel's selftests ([`crate::mock`]).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mock: bool,
     /// The devices.
     #[serde(rename = "device")]
     pub devices: Vec<DeviceConfig>,

@@ -111,6 +111,7 @@ pub fn resolve(layers: &[Layer]) -> Result<Machine, MachineError> {
         });
     }
     Ok(Machine {
+        mock: false,
         iommu,
         vfio,
         devices,

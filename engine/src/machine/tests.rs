@@ -556,6 +556,7 @@ fn any_machine() -> impl Strategy<Value = Machine> {
                 rawio: true,
             };
             Machine {
+                mock: false,
                 iommu,
                 vfio: VfioConfig {
                     dma_entry_limit,

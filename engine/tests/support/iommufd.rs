@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use swiommu_abi::{Errno, iommufd};
+use swiommu_engine::iommufd::attach::{Group, Translation};
 use swiommu_engine::iommufd::context::Context;
 use swiommu_engine::iommufd::device::{Device, UserData};
 use swiommu_engine::iommufd::file::IommuFile;
@@ -24,7 +25,7 @@ pub const ANYWHERE: u32 = iommufd::IOAS_MAP_READABLE | iommufd::IOAS_MAP_WRITEAB
 pub type Ranges = (Vec<(u64, u64)>, u32, u64);
 
 /// A device that page tables can be made for: its IOMMU is the run's.
-pub struct Bare(Arc<Run>);
+pub struct Bare(Arc<Run>, Group);
 
 impl Object for Bare {
     fn kind(&self) -> Kind {
@@ -54,6 +55,27 @@ impl Device for Bare {
 
     fn driver(&self) -> usize {
         1
+    }
+
+    fn group(&self) -> &Group {
+        &self.1
+    }
+
+    fn owner(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn reserved(&self) -> Vec<(u64, u64)> {
+        Vec::new()
+    }
+
+    fn change(
+        &self,
+        _: u32,
+        _: Option<&dyn Translation>,
+        _: Option<&dyn Translation>,
+    ) -> Result<(), Errno> {
+        Ok(())
     }
 }
 
@@ -251,7 +273,9 @@ impl Iommu {
     pub fn bare(&self) -> u32 {
         let context = self.context();
         let reserved = context.reserve().expect("an id");
-        reserved.commit(Bare(context.run().clone())).id()
+        reserved
+            .commit(Bare(context.run().clone(), Group::default()))
+            .id()
     }
 
     /// HWPT_ALLOC without data.

@@ -277,7 +277,9 @@ impl Fd {
         let file = self.file();
         match self.inner.call(|call| file.ioctl(call, cmd, arg))? {
             Answer::Value(value) => Ok(Answered::Value(value)),
-            Answer::Open(new) => Ok(Answered::Fd(Inner::adopt(&self.inner, new))),
+            Answer::Open(new) | Answer::Also(new) => {
+                Ok(Answered::Fd(Inner::adopt(&self.inner, new)))
+            }
         }
     }
 

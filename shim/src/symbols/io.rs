@@ -30,10 +30,26 @@ fn at(
     offset: off_t,
     site: usize,
 ) -> isize {
+    if file.is_stream() {
+        guard::enter(|| drop(file));
+        return fail(Errno::ESPIPE);
+    }
     let Ok(offset) = u64::try_from(offset) else {
         guard::enter(|| drop(file));
         return fail(Errno::EINVAL);
     };
+    transfer(file, way, address, bytes, offset, site)
+}
+
+/// One call of the engine.
+fn transfer(
+    file: Arc<dyn File>,
+    way: Way,
+    address: usize,
+    bytes: usize,
+    offset: u64,
+    site: usize,
+) -> isize {
     let (address, bytes) = (UserAddr(address as u64), bytes.min(MOST) as u64);
     let result = engine::call(site, move |call| match way {
         Way::Read => file.pread(call, address, bytes, offset),
@@ -51,6 +67,9 @@ fn here(
     bytes: usize,
     site: usize,
 ) -> isize {
+    if file.is_stream() {
+        return transfer(file, way, address, bytes, 0, site);
+    }
     // SAFETY: no addresses.
     let position = unsafe { syscall!(sys::SYS_lseek, fd as isize, 0, libc::SEEK_CUR) };
     let done = at(file, way, address, bytes, position as off_t, site);

@@ -29,6 +29,7 @@ pub(super) extern "C" fn ioctl_sited(
     }) {
         Ok(Answer::Value(value)) => value,
         Ok(Answer::Open(new)) => super::open::install(new, true),
+        Ok(Answer::Also(new)) => super::open::install(new, true).min(0),
         Err(errno) => sys::fail(errno) as c_int,
     }
 }
