@@ -130,6 +130,10 @@ pub fn trials() -> Vec<Trial> {
         driven_by_qemu,
     );
     add(
+        "a program in a guest reaches the registers of edu",
+        registers,
+    );
+    add(
         "a Linux guest finds its disk again after a restart",
         restarts,
     );
@@ -207,6 +211,20 @@ fn driven_by_qemu() -> Outcome {
     machine.run().disk(&image).success()?;
     after_copy(&mut content);
     holds(&image, &content)
+}
+
+/// A conventional function without a reset, beside the NVMe of the default machine.
+fn registers() -> Outcome {
+    let directory = scratch()?;
+    let machine = Machine::linux("7.2", directory.path(), "edu", "")?;
+    let machine = machine.device("0000:00:04.0", "").device(FIRST, "");
+    let ended = machine.run().success()?;
+    let said = ["identification 0x010000ED", "factorial of 10 is 3628800"];
+    if said.iter().all(|line| ended.stdout.contains(line)) {
+        Ok(())
+    } else {
+        fail(ended.told())
+    }
 }
 
 fn restarts() -> Outcome {
