@@ -192,6 +192,16 @@ pub trait Engine: Send + Sync {
         let _ = (kind, body);
         Err(Errno::ENOTTY)
     }
+    /// Opens `fail-nth` of a thread ([`crate::mock`]). `None`: the machine has no test equipment.
+    fn fail_nth(&self, call: &Call<'_>, thread: u32) -> Option<Result<NewFile, Errno>> {
+        let _ = (call, thread);
+        None
+    }
+    /// Bytes of a process's memory that are pinned, and bytes that count as locked.
+    fn accounted(&self, process: u32) -> (u64, u64) {
+        let _ = process;
+        (0, 0)
+    }
     /// The process is exiting in good order: last reports, mappings left behind.
     fn exit(&self);
 }

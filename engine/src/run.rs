@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::thread::CapabilitySet;
 use swiommu_abi::Errno;
 use swiommu_iommu::{Config, Iommu, Kind};
 use swiommu_mem::fd::{self, Hidden};
@@ -21,6 +22,7 @@ use crate::iommufd::shared_pages::Keepers;
 use crate::iommufd::{Pins, place};
 use crate::machine::options::Options;
 use crate::machine::{IommuKind, Machine, Memlock, resources};
+use crate::mock::fail_nth;
 use crate::pci::Identity;
 use crate::pci::function::Function;
 use crate::report::Reports;
@@ -155,6 +157,13 @@ impl Run {
         }
     }
 
+    /// Whether the client may lock what it wants, and nothing is counted. With test equipment that is for it to say:
+    /// a test may give CAP_IPC_LOCK up to see the counts.
+    pub fn may_lock_all(&self) -> bool {
+        let may = || rustix::thread::capabilities(None).map(|sets| sets.effective);
+        !self.machine.mock || may().is_ok_and(|may| may.contains(CapabilitySet::IPC_LOCK))
+    }
+
     /// Takes a group for this process.
     ///
     /// # Errors
@@ -275,6 +284,17 @@ impl Engine for OpenRun {
 
     fn owns(&self, number: i32) -> bool {
         fd::owns(number)
+    }
+
+    fn fail_nth(&self, _: &Call<'_>, thread: u32) -> Option<Result<NewFile, Errno>> {
+        self.0.machine.mock.then(|| fail_nth::open(thread))
+    }
+
+    fn accounted(&self, process: u32) -> (u64, u64) {
+        if process != std::process::id() {
+            return (0, 0);
+        }
+        (self.0.locked.pinned_bytes(), self.0.locked.locked_bytes())
     }
 
     fn exit(&self) {

@@ -11,6 +11,7 @@
 //!   guard     whether this thread is inside the engine; heap: its own memory
 //!   signals, mmio, trap   the client's signals behind ours; a register access carried out
 //!   libc_entry  libc's own calls of munmap and its kin
+//!   mock      what selftests of the kernel want, in a run with test equipment
 //!   process   fork, vfork, exit
 //! ```
 //!
@@ -37,6 +38,8 @@ mod lock;
 pub mod map;
 #[cfg(not(loom))]
 pub mod mmio;
+#[cfg(not(loom))]
+mod mock;
 #[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]
@@ -67,6 +70,7 @@ pub mod traps;
 extern "C" fn begin() {
     let Some(config) = config::get() else { return };
     config::announce(config);
+    mock::begin(config);
     // SAFETY: one thread, before main; other code reaches these signals through the functions that we define; the
     // library is never unloaded (see `.init_array` below: it was preloaded).
     unsafe { signals::init() };

@@ -13,7 +13,7 @@ use swiommu_engine::machine::tree::{OVERLAY, is_overlaid};
 
 use crate::config::{self, Config};
 use crate::files::{self, Mark};
-use crate::{guard, sys};
+use crate::{guard, mock, sys};
 
 const CAPACITY: usize = 2 * libc::PATH_MAX as usize;
 
@@ -110,7 +110,8 @@ impl Path {
                     }
                     *below = match here {
                         Some((at, depth)) => Some((at, depth + 1)),
-                        None => is_overlaid(self.client()).then_some((self.len, 0)),
+                        None => (is_overlaid(self.client()) || mock::is_overlaid(self.client()))
+                            .then_some((self.len, 0)),
                     };
                 }
             }

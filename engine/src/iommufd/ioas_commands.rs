@@ -115,9 +115,9 @@ fn wanted(flags: u32, reserved: u32, limits: &[u64]) -> Result<Wanted, Errno> {
 pub(super) fn account(context: &Context) -> Account {
     let limit = context.run().memlock();
     let mode = match limit {
-        None => Mode::None,
-        Some(_) if context.counts_per_process() => Mode::Process,
-        Some(_) => Mode::User,
+        None if context.run().may_lock_all() => Mode::None,
+        _ if context.counts_per_process() => Mode::Process,
+        _ => Mode::User,
     };
     Account {
         mode,

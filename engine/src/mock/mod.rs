@@ -7,6 +7,7 @@ mod access;
 mod check;
 mod device;
 mod dma_buf;
+pub mod fail_nth;
 mod nested;
 mod table;
 mod viommu;

@@ -4,11 +4,11 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_TYPE, PROT_WRITE};
+use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_HUGETLB, MAP_PRIVATE, MAP_TYPE, PROT_WRITE};
 
 use crate::map::{self, Request};
 use crate::sys::{ret, ret_int};
-use crate::{audit, files, guard, libc_entry};
+use crate::{audit, files, guard, libc_entry, mock};
 
 /// `mmap` with its return address.
 pub(super) extern "C" fn mmap_sited(
@@ -44,7 +44,11 @@ pub(super) extern "C" fn mmap_sited(
         map::note_shared_file(fd);
     }
     // SAFETY: the client's call.
-    let result = unsafe { request.raw() };
+    let mut result = unsafe { request.raw() };
+    if flags & MAP_HUGETLB != 0 && !guard::inside() {
+        // SAFETY: the client's call.
+        result = unsafe { mock::without_huge_pages(&request, result) };
+    }
     if !gone.is_empty() {
         guard::enter(|| drop(gone));
     }

@@ -10,7 +10,7 @@ use swiommu_engine::door::NewFile;
 
 use crate::files::{self, Mark};
 use crate::paths::{self, Path};
-use crate::{engine, guard, process, stat, sys};
+use crate::{engine, guard, mock, process, stat, sys};
 
 /// # Safety
 /// As `openat`.
@@ -22,6 +22,10 @@ pub unsafe fn open_at(
     mode: mode_t,
     site: usize,
 ) -> c_int {
+    // SAFETY: the caller's path.
+    if let Some(fd) = unsafe { mock::open_proc(path, flags) } {
+        return fd;
+    }
     // SAFETY: the caller's path.
     match unsafe { paths::resolve(dir, path) } {
         None => {

@@ -8,7 +8,7 @@ use libc::{FILE, O_APPEND, O_CLOEXEC, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC
 use super::fd::{close_raw, closed_by_libc};
 use super::open::{at_place, remember};
 use crate::real::real;
-use crate::{guard, paths, stat};
+use crate::{guard, mock, paths, stat};
 
 /// The open flags of a stream mode, as far as a device node cares.
 fn flags(mode: &[u8]) -> c_int {
@@ -32,6 +32,12 @@ type Open = unsafe extern "C" fn(*const c_char, *const c_char) -> *mut FILE;
 unsafe fn open_stream(path: *const c_char, mode: *const c_char, real: Open) -> *mut FILE {
     // SAFETY: the client's strings, or our own.
     unsafe {
+        if mock::is_on() && !mode.is_null() {
+            let flags = flags(CStr::from_ptr(mode).to_bytes());
+            if let Some(fd) = mock::open_proc(path, flags) {
+                return stream_of(fd, mode);
+            }
+        }
         let Some(place) = paths::resolve_cwd(path) else {
             return real(path, mode);
         };
@@ -43,15 +49,21 @@ unsafe fn open_stream(path: *const c_char, mode: *const c_char, real: Open) -> *
             return file;
         }
         let fd = at_place(&place, flags(CStr::from_ptr(mode).to_bytes()), 0o666, 0);
-        if fd < 0 {
-            return std::ptr::null_mut();
-        }
-        let file = libc::fdopen(fd, mode);
-        if file.is_null() {
-            close_raw(fd);
-        }
-        file
+        stream_of(fd, mode)
     }
+}
+
+/// A stream on a descriptor; null for none.
+unsafe fn stream_of(fd: c_int, mode: *const c_char) -> *mut FILE {
+    if fd < 0 {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: the client's mode.
+    let file = unsafe { libc::fdopen(fd, mode) };
+    if file.is_null() {
+        close_raw(fd);
+    }
+    file
 }
 
 unsafe fn reopen(

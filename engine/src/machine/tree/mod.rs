@@ -7,6 +7,7 @@
 //! Not in this version, and absent on purpose although their places are redirected: /dev/vfio/devices
 //! and /sys/class/vfio-dev. There are no bridges: the functions of all buses of a segment lie directly below its host bridge.
 
+mod debug;
 mod device;
 mod iommu;
 mod vfio;
@@ -39,6 +40,9 @@ pub const OVERLAY: &[&str] = &[
     "/sys/module/vfio_pci",
     "/sys/module/vfio_pci_core",
 ];
+
+/// The place of debugfs, for which the run's tree answers only if the machine has test equipment.
+pub const DEBUGFS: &str = "/sys/kernel/debug";
 
 /// What the host bridges' directories begin with: the host's own are hidden, and further segments have theirs.
 pub const OVERLAY_STEM: &str = "/sys/devices/pci";
@@ -104,6 +108,9 @@ pub fn build(root: &Path, machine: &Machine, identities: &[Identity]) -> io::Res
     vfio::bus(&tree, &functions)?;
     vfio::groups(&tree, machine, &functions)?;
     iommu::unit(&tree, &machine.iommu, &functions)?;
+    if machine.mock {
+        debug::fault_injection(&tree)?;
+    }
     let cpus = device::Cpus::of_host();
     functions
         .iter()
