@@ -5,6 +5,7 @@
 pub mod edu;
 pub mod iommufd;
 pub mod memory;
+pub mod mock;
 pub mod vfio;
 
 use std::collections::HashMap;
@@ -178,6 +179,12 @@ impl World {
         &self.inner.engine
     }
 
+    /// Opens `fail-nth` of a thread.
+    pub fn fail_nth(&self, thread: u32) -> Option<Result<Fd, Errno>> {
+        let new = self.call(|call| self.inner.engine.fail_nth(call, thread))?;
+        Some(new.map(|new| self.adopt(new)))
+    }
+
     /// The client is about to take memory away.
     pub fn vacate(&self, first: u64, bytes: u64) {
         self.call(|call| self.inner.engine.vacate(call, UserAddr(first), bytes));
@@ -267,6 +274,11 @@ impl Fd {
         self.object.as_raw_fd()
     }
 
+    /// The kernel object.
+    pub fn object(&self) -> &OwnedFd {
+        &self.object
+    }
+
     /// What stands behind it.
     pub fn file(&self) -> Arc<dyn File> {
         self.inner.get(self.number()).expect("it is open")
@@ -333,6 +345,11 @@ impl Fd {
         let file = self.file();
         self.inner
             .call(|call| file.mmio(call, offset, bytes, Mmio::Write(value)));
+    }
+
+    /// Tells the engine that `bytes` bytes at `first` of the client show nothing of ours any more.
+    pub fn unmapped(&self, first: u64, bytes: u64) {
+        self.inner.engine.mapped(UserAddr(first), bytes, None);
     }
 
     /// Tells the engine that `bytes` bytes at `first` of the client now show this file from `offset` on.
