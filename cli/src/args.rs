@@ -53,7 +53,8 @@ pub struct MachineArgs {
     /// nvme: file=PATH or size=SIZE for each namespace in order (or nsN.file=, nsN.size=, nsN.ro), block=512|4096,
     /// serial=TEXT, queues=1..64, cache=SIZE (volatile write cache, 0 = none), seed=N (what the cache loses), ro.
     /// edu: dma_bits=1..64. stub: vendor=ID, device=ID, class=ID, barN=128K|io:32, msix=N, msi=N, intx.
-    /// All: bdf=SSSS:BB:DD.F and group=N. Without any device there are an nvme of 1G in memory at 0000:01:00.0 and
+    /// All: bdf=SSSS:BB:DD.F, group=N, driver=NAME|none (the driver it begins with: vfio-pci), present=0 (appears by
+    /// a rescan). Without any device there are an nvme of 1G in memory at 0000:01:00.0 and
     /// an edu at 0000:00:04.0. A comma within a value is written twice.
     #[arg(long, value_name = "KIND,KEY=VALUE,...")]
     pub device: Vec<String>,
@@ -68,6 +69,21 @@ pub struct MachineArgs {
     /// Read the machine from a TOML file; devices given by --device are added to it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+
+    /// Add a PCI driver, or replace a built-in one (repeatable)
+    ///
+    /// managed_dma: it leaves DMA to user space, so its devices do not keep others of their group from VFIO. vfio: it
+    /// gives its devices to VFIO. id=VVVV:DDDD or id=class:CCCC (repeatable): devices it takes by itself.
+    #[arg(long, value_name = "NAME,KEY=VALUE,...")]
+    pub driver: Vec<String>,
+
+    /// Set VFIO's own rules: multi_device_groups=1|2|3, groups=landed|rfc
+    ///
+    /// multi_device_groups: what the devices of a group of several may do through iommufd: nothing (1), share one
+    /// address space (2, as Linux), have different ones where the IOMMU can tell them apart (3). groups: the errnos of
+    /// Linux, or those of the proposal of 2021.
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    pub vfio: Option<String>,
 
     /// Locked-memory limit for mapped memory: inherit, unlimited (the default) or a size
     #[arg(long, value_name = "LIMIT")]

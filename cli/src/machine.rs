@@ -71,8 +71,16 @@ fn flags(args: &MachineArgs) -> Result<Layer, MachineError> {
             .map(|flag| spec::device(flag))
             .collect::<Result<_, _>>()?,
         iommu: args.iommu.as_deref().map(spec::iommu).transpose()?,
+        drivers: args
+            .driver
+            .iter()
+            .map(|flag| spec::driver(flag))
+            .collect::<Result<_, _>>()?,
         ..Layer::default()
     };
+    if let Some(flag) = &args.vfio {
+        spec::vfio(flag, &mut layer.vfio)?;
+    }
     for (flag, key, value) in [
         ("--memlock", "memlock", &args.memlock),
         (

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::thread::CapabilitySet;
 use swiommu_abi::Errno;
 use swiommu_iommu::{Config, Iommu, Kind};
-use swiommu_mem::fd::{self, Hidden};
+use swiommu_mem::fd;
 use swiommu_mem::{Client, UserAddr, limit};
 
 use crate::device;
 use crate::door::{Call, Engine, File, NewFile};
+use crate::hostdrv::lock::Lock;
+use crate::hostdrv::{self, Host};
 use crate::iommufd::file::IommuFile;
 use crate::iommufd::ioas::Ground;
 use crate::iommufd::pages::Locked;
@@ -48,6 +49,8 @@ pub struct Run {
     /// All containers that may be alive, for the report at exit.
     pub containers: Mutex<Vec<Weak<Container>>>,
     dir: PathBuf,
+    host: OnceLock<Host>,
+    listens: OnceLock<()>,
     groups: BTreeMap<u32, Arc<Group>>,
     pins: Arc<Pins>,
     locked: Arc<Locked>,
@@ -106,6 +109,8 @@ impl Run {
             functions,
             containers: Mutex::default(),
             dir,
+            host: OnceLock::new(),
+            listens: OnceLock::new(),
             groups,
             pins: Arc::default(),
             locked: Arc::default(),
@@ -164,19 +169,41 @@ impl Run {
         !self.machine.mock || may().is_ok_and(|may| may.contains(CapabilitySet::IPC_LOCK))
     }
 
-    /// Takes a group for this process.
+    /// Takes a group's node for this process.
     ///
     /// # Errors
-    /// EBUSY when another process of the run has it, EIO when the run's directory is gone.
-    pub fn lock_group(&self, number: u32) -> Result<Hidden, Errno> {
-        let path = self.dir.join("locks").join(format!("group-{number}"));
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|_| Errno::EIO)?;
-        let file = Hidden::new(file)?;
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| Errno::EBUSY)?;
-        Ok(file)
+    /// EBUSY when another process of the run has it, ENODEV when no device of the group is bound to VFIO.
+    pub fn lock_group(&self, number: u32) -> Result<Lock, Errno> {
+        Lock::try_existing(&self.dir, &hostdrv::group_lock(number))
+    }
+
+    /// Keeps a function VFIO's while the result lives: unbinding it waits.
+    ///
+    /// # Errors
+    /// ENODEV when it is not bound to VFIO, or is being unbound.
+    pub fn hold(&self, function: &Function) -> Result<Lock, Errno> {
+        Lock::share_existing(&self.dir, &hostdrv::vfio_lock(function.bdf()))
+    }
+
+    /// The host's side of the machine.
+    ///
+    /// # Errors
+    /// EINVAL when a device is outside its bounds.
+    pub fn host(&self) -> Result<&Host, Errno> {
+        if let Some(host) = self.host.get() {
+            return Ok(host);
+        }
+        let host = Host::with(&self.dir, self.machine.clone())?;
+        Ok(self.host.get_or_init(|| host))
+    }
+
+    /// From now on other processes of the run can tell this engine that a device is wanted back.
+    pub fn listen(self: &Arc<Self>) {
+        self.listens.get_or_init(|| {
+            if let Err(errno) = crate::notice::listen(self) {
+                eprintln!("swiommu: requests to give a device back cannot be heard: {errno}");
+            }
+        });
     }
 
     /// The bus addresses of a function's BARs, the same in every process of the run.

@@ -27,6 +27,7 @@ mod maps;
 mod moves;
 pub mod park;
 mod populate;
+pub mod quiet;
 mod raw;
 mod watch;
 mod window;

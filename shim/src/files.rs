@@ -31,6 +31,8 @@ pub enum Mark {
     Tree = 1,
     /// A directory of the tree in which regular files stand for device nodes.
     Nodes = 2,
+    /// A file below /sys that was opened for writing: an attribute.
+    Attribute = 4,
 }
 
 static TABLE: [AtomicPtr<Chunk>; CHUNKS] = [const { AtomicPtr::new(null_mut()) }; CHUNKS];

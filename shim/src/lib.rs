@@ -4,6 +4,7 @@
 //! symbols/*   the C functions; decide whether a call is ours
 //!   paths     which paths lead into the run's tree, and back
 //!   files     descriptor number -> the engine's file (slot: one number)
+//!   attributes writes to files below /sys: the host's side of the machine
 //!   map       mappings of our files; traps: address -> file, read by the fault handler
 //!   signals   the client's signal handlers behind ours
 //!   trap      one faulting instruction on a register page, carried out (mmio) on the device
@@ -18,6 +19,8 @@
 //! In a process without `SWIOMMU_RUN` every symbol is libc's.
 #![allow(unsafe_code)] // the constructor
 
+#[cfg(not(loom))]
+mod attributes;
 #[cfg(not(loom))]
 mod audit;
 #[cfg(not(loom))]
@@ -77,11 +80,12 @@ extern "C" fn begin() {
     guard::share_signals();
     swiommu_mem::fd::make_room();
     process::install();
-    let caught = symbols::map::catch_libc();
+    let caught = symbols::catch_libc();
     if config.options.selftest {
         selftest::run(config, &caught);
     }
     paths::working_directory_changed();
+    attributes::inherited();
     if config.options.audit {
         audit::begin();
     }

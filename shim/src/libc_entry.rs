@@ -1,7 +1,7 @@
-//! Catching libc's own calls of its munmap, madvise, mremap and mmap.
+//! Catching libc's own calls of its munmap, madvise, mremap, mmap and write.
 //!
 //! malloc gives memory back, and threads their stacks, without passing a public symbol: inside libc these calls are
-//! direct. So the function itself is redirected: its first five bytes become a jump to a page of ours nearby, which
+//! direct; and streams write from within. So the function itself is redirected: its first five bytes become a jump to a page of ours nearby, which
 //! jumps on to the replacement. The original is not kept; the replacement makes the system call itself.
 //!
 //! Nothing is overwritten on trust. The function is decoded first, and must be what these functions are in every
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Why a function was left alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// Not one of the four functions, or libc does not export it.
+    /// Not one of these functions, or libc does not export it.
     Absent,
     /// Its code is not what was expected.
     Unfamiliar(&'static str),
@@ -43,7 +43,7 @@ impl fmt::Display for Refused {
 
 /// Bytes of the jump that replaces the beginning.
 const JUMP: usize = 5;
-/// How much code is looked at: all of the four are shorter.
+/// How much code is looked at: all of them are shorter.
 const WINDOW: usize = 256;
 
 /// The system call behind a function.
@@ -53,11 +53,12 @@ fn number(name: &CStr) -> Option<u64> {
         b"madvise" => libc::SYS_madvise as u64,
         b"mremap" => libc::SYS_mremap as u64,
         b"mmap" => libc::SYS_mmap as u64,
+        b"write" => libc::SYS_write as u64,
         _ => return None,
     })
 }
 
-/// Redirects libc's function `name` ("munmap", "madvise", "mremap" or "mmap"), for good.
+/// Redirects libc's function `name` ("munmap", "madvise", "mremap", "mmap" or "write"), for good.
 ///
 /// # Safety
 /// 1. `replacement` has the function's C signature and contract (-1 and errno included), lives as long as the

@@ -12,6 +12,10 @@ pub fn run(config: &Config, caught: &[(&str, Result<(), Refused>)]) {
     for (name, result) in caught {
         let (ok, detail) = match result {
             Ok(()) => (true, "libc's own calls are seen".to_owned()),
+            Err(why) if *name == "write" => (
+                false,
+                format!("{why}: what streams write to sysfs has no effect"),
+            ),
             Err(why) => (
                 false,
                 format!("{why}: pages that libc gives back while they are pinned are not kept"),

@@ -3,6 +3,7 @@
 //! The keys of a `[[device]]` are those of the `--device` flag and go through the same code; the namespaces of an
 //! NVMe may also be written as `[[device.namespaces]]` tables with `file` or `size` and `ro`.
 
+use super::driver::{self, DriverConfig};
 use super::resolve::Layer;
 use super::spec::{DeviceSpec, IommuSpec, KindSpec};
 use super::{
@@ -41,15 +42,17 @@ pub fn parse(name: &str, text: &str) -> Result<Layer, MachineError> {
                 }
             }
             ("device", Value::Array(devices)) => layer.devices = parse_devices(name, devices)?,
-            ("iommu" | "vfio" | "device", _) => {
+            ("driver", Value::Array(drivers)) => layer.drivers = parse_drivers(name, drivers)?,
+            ("iommu" | "vfio" | "device" | "driver", _) => {
                 return Err(MachineError::at(
                     name,
-                    format!("{key} is written as [iommu], [vfio] or [[device]]"),
+                    format!("{key} is written as [iommu], [vfio], [[device]] or [[driver]]"),
                 ));
             }
             _ => {
-                let text =
-                    format!("unknown table '{key}': accepted are [iommu], [vfio], [[device]]");
+                let text = format!(
+                    "unknown table '{key}': accepted are [iommu], [vfio], [[device]], [[driver]]"
+                );
                 return Err(MachineError::at(name, text));
             }
         }
@@ -92,6 +95,34 @@ fn parse_devices(name: &str, devices: &[Value]) -> Result<Vec<DeviceSpec>, Machi
         specs.push(spec);
     }
     Ok(specs)
+}
+
+fn parse_drivers(name: &str, drivers: &[Value]) -> Result<Vec<DriverConfig>, MachineError> {
+    let mut configs = Vec::new();
+    for (index, driver) in drivers.iter().enumerate() {
+        let origin = format!("{name}: driver {}", index + 1);
+        let at = |text: &str| MachineError::at(&origin, text.into());
+        let table = driver
+            .as_table()
+            .ok_or_else(|| at("a driver is written as a [[driver]] table"))?;
+        let mut config = DriverConfig::default();
+        for (key, value) in table {
+            let values = match value {
+                Value::Array(ids) if key == "id" => ids.as_slice(),
+                one => std::slice::from_ref(one),
+            };
+            for value in values {
+                let value = scalar(&origin, key, value)?;
+                super::spec::set_driver(&mut config, key, Some(&value))
+                    .map_err(|text| at(&text))?;
+            }
+        }
+        if config.name.is_empty() {
+            return Err(at("needs name = \"...\""));
+        }
+        configs.push(config);
+    }
+    Ok(configs)
 }
 
 fn set_device_key(spec: &mut DeviceSpec, key: &str, value: &Value) -> Result<(), MachineError> {
@@ -153,18 +184,46 @@ pub fn to_toml(machine: &Machine) -> String {
     let memlock = String::from(machine.vfio.memlock);
     let _ = writeln!(
         text,
-        "\n[vfio]\ndma_entry_limit = {}\nmemlock = \"{memlock}\"",
-        machine.vfio.dma_entry_limit
+        "\n[vfio]\ndma_entry_limit = {}\nmemlock = \"{memlock}\"\nmulti_device_groups = {}\ngroups = \"{}\"",
+        machine.vfio.dma_entry_limit,
+        machine.vfio.multi_device_groups,
+        machine.vfio.groups.name()
     );
+    let built_in = driver::built_in();
+    let own = (machine.drivers.iter()).filter(|driver| !built_in.contains(driver));
+    own.for_each(|driver| write_driver(&mut text, driver));
     for device in &machine.devices {
         write_device(&mut text, device);
     }
     text
 }
 
+fn write_driver(text: &mut String, driver: &DriverConfig) {
+    let ids: Vec<String> = driver
+        .ids
+        .iter()
+        .map(|id| format!("\"{}\"", String::from(*id)))
+        .collect();
+    let _ = writeln!(
+        text,
+        "\n[[driver]]\nname = \"{}\"\nmanaged_dma = {}\nvfio = {}\nid = [{}]",
+        driver.name,
+        driver.managed_dma,
+        driver.vfio,
+        ids.join(", ")
+    );
+}
+
 fn write_device(text: &mut String, device: &DeviceConfig) {
     let _ = writeln!(text, "\n[[device]]\nkind = \"{}\"", device.kind.name());
     let _ = writeln!(text, "bdf = \"{}\"\ngroup = {}", device.bdf, device.group);
+    let driver = device.driver.as_deref().unwrap_or("none");
+    if driver != driver::VFIO_PCI {
+        let _ = writeln!(text, "driver = \"{driver}\"");
+    }
+    if !device.present {
+        let _ = writeln!(text, "present = false");
+    }
     match &device.kind {
         DeviceKind::Nvme(nvme) => write_nvme(text, nvme),
         DeviceKind::Edu(edu) => {

@@ -6,6 +6,7 @@
 //! cannot be. [`run_dir`] makes the run's directory with the [`tree`] that clients see in place of /sys and /dev.
 
 mod bdf;
+pub mod driver;
 pub mod file;
 pub mod options;
 pub mod resolve;
@@ -16,6 +17,7 @@ pub mod spec;
 pub mod tree;
 
 pub use bdf::Bdf;
+pub use driver::DriverConfig;
 pub use resolve::{Layer, MachineError, resolve};
 
 use rustix::fs::{Mode, OFlags};
@@ -37,6 +39,9 @@ pub struct Machine {
     /// The devices.
     #[serde(rename = "device")]
     pub devices: Vec<DeviceConfig>,
+    /// The kernel's PCI drivers, in the order in which they are asked to take a device.
+    #[serde(rename = "driver")]
+    pub drivers: Vec<DriverConfig>,
 }
 
 impl Default for Machine {
@@ -68,6 +73,11 @@ impl Machine {
             }
         }
         serde_json::from_slice(&text).map_err(|_| Errno::INVAL)
+    }
+
+    /// A driver by its name.
+    pub fn driver(&self, name: &str) -> Option<&DriverConfig> {
+        self.drivers.iter().find(|driver| driver.name == name)
     }
 
     /// The groups of the machine, ascending.
@@ -158,6 +168,33 @@ pub struct VfioConfig {
     pub dma_entry_limit: u32,
     /// Locked-memory limit of MAP_DMA.
     pub memlock: Memlock,
+    /// What devices of a group with several devices may do through iommufd: 1..=3 (default 2). 1: nothing, they have
+    /// no node of their own. 2: share one address space, as Linux does. 3: have different ones where the IOMMU tells
+    /// them apart.
+    pub multi_device_groups: u8,
+    /// Whose errnos answer a broken group rule.
+    pub groups: GroupRules,
+}
+
+/// `groups = "landed" | "rfc"`: the same rules with the errnos that Linux answers, or that were proposed for /dev/iommu.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupRules {
+    /// Linux: EPERM for a group that is not viable or belongs to another owner.
+    #[default]
+    Landed,
+    /// The proposal of 2021: EINVAL for a group that is not viable, EBUSY for one that belongs to another owner.
+    Rfc,
+}
+
+impl GroupRules {
+    /// Its name in flags and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            GroupRules::Landed => "landed",
+            GroupRules::Rfc => "rfc",
+        }
+    }
 }
 
 impl Default for VfioConfig {
@@ -165,6 +202,8 @@ impl Default for VfioConfig {
         VfioConfig {
             dma_entry_limit: 65535,
             memlock: Memlock::Unlimited,
+            multi_device_groups: 2,
+            groups: GroupRules::Landed,
         }
     }
 }
@@ -212,12 +251,37 @@ pub struct DeviceConfig {
     pub bdf: String,
     /// Its IOMMU group.
     pub group: u32,
+    /// The driver it is bound to when the run begins, if any.
+    #[serde(default = "vfio_pci")]
+    pub driver: Option<String>,
+    /// There when the run begins. Otherwise it appears when the bus is rescanned.
+    #[serde(default = "yes")]
+    pub present: bool,
     /// What it is.
     #[serde(flatten)]
     pub kind: DeviceKind,
 }
 
+fn vfio_pci() -> Option<String> {
+    Some(driver::VFIO_PCI.into())
+}
+
+fn yes() -> bool {
+    true
+}
+
 impl DeviceConfig {
+    /// A device that is there and bound to vfio-pci when the run begins.
+    pub fn new(bdf: String, group: u32, kind: DeviceKind) -> DeviceConfig {
+        DeviceConfig {
+            bdf,
+            group,
+            driver: vfio_pci(),
+            present: true,
+            kind,
+        }
+    }
+
     /// Its address, parsed.
     ///
     /// # Panics

@@ -11,10 +11,12 @@
 //! * Without an IOMMU there is nothing to group by: VFIO gives each device a group of its own, numbered from 0 in the
 //!   devices' order, whatever `group=` says.
 //! * A group does not span PCI segments: no bridge connects them.
+//! * A driver replaces one of its name, or joins the others; a device without one begins with vfio-pci.
 
 use crate::device::stub::parse_bar;
 use crate::pci::Bar;
 
+use super::driver::{self, DriverConfig};
 use super::spec::{DeviceSpec, IommuSpec, KindSpec, NamespaceSpec, NvmeSpec, Source, VfioSpec};
 use super::{
     Bdf, DeviceConfig, DeviceKind, IommuConfig, IommuKind, Machine, Medium, NvmeConfig, StubConfig,
@@ -64,6 +66,8 @@ pub struct Layer {
     pub devices: Vec<DeviceSpec>,
     /// The devices join those of earlier layers instead of replacing them.
     pub adds_devices: bool,
+    /// PCI drivers, beside the built-in ones.
+    pub drivers: Vec<DriverConfig>,
 }
 
 impl Layer {
@@ -85,6 +89,7 @@ pub fn resolve(layers: &[Layer]) -> Result<Machine, MachineError> {
     let mut iommu = IommuConfig::default();
     let mut vfio = VfioConfig::default();
     let mut specs: Vec<&DeviceSpec> = Vec::new();
+    let mut drivers = driver::built_in();
     for layer in layers {
         if let Some(spec) = &layer.iommu {
             apply_iommu(&mut iommu, spec)?;
@@ -94,6 +99,12 @@ pub fn resolve(layers: &[Layer]) -> Result<Machine, MachineError> {
             specs.clear();
         }
         specs.extend(&layer.devices);
+        for driver in &layer.drivers {
+            match drivers.iter_mut().find(|other| other.name == driver.name) {
+                Some(other) => *other = driver.clone(),
+                None => drivers.push(driver.clone()),
+            }
+        }
     }
     let addresses = place(&specs)?;
     let groups = match iommu.kind {
@@ -104,10 +115,11 @@ pub fn resolve(layers: &[Layer]) -> Result<Machine, MachineError> {
     let mut media = Vec::new();
     for ((spec, bdf), group) in specs.iter().zip(addresses).zip(groups) {
         let kind = configure(spec, bdf, &mut media)?;
+        let driver = initial_driver(spec, &drivers)?;
         devices.push(DeviceConfig {
-            bdf: bdf.to_string(),
-            group,
-            kind,
+            driver,
+            present: spec.present,
+            ..DeviceConfig::new(bdf.to_string(), group, kind)
         });
     }
     Ok(Machine {
@@ -115,7 +127,27 @@ pub fn resolve(layers: &[Layer]) -> Result<Machine, MachineError> {
         iommu,
         vfio,
         devices,
+        drivers,
     })
+}
+
+/// The driver a device begins with: one of the machine's.
+fn initial_driver(
+    spec: &DeviceSpec,
+    drivers: &[DriverConfig],
+) -> Result<Option<String>, MachineError> {
+    let Some(name) = &spec.driver else {
+        return Ok(Some(driver::VFIO_PCI.into()));
+    };
+    if name == "none" || drivers.iter().any(|driver| driver.name == *name) {
+        return Ok(Some(name.clone()).filter(|name| name != "none"));
+    }
+    let names: Vec<&str> = drivers.iter().map(|driver| driver.name.as_str()).collect();
+    let text = format!(
+        "driver={name}: the machine has no such driver: accepted are none, {}",
+        names.join(", ")
+    );
+    Err(MachineError::at(&spec.origin, text))
 }
 
 fn apply_iommu(config: &mut IommuConfig, spec: &IommuSpec) -> Result<(), MachineError> {

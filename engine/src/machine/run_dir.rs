@@ -4,7 +4,9 @@
 //! RUN/owner         locked by `swiommu run` for as long as it lives
 //! RUN/machine.json  the machine, for the engine of every process of the run
 //! RUN/root/         the tree that clients see in place of parts of /sys and /dev
-//! RUN/locks/group-N locked by the process that has group N open
+//! RUN/locks/        who has what open, who changes the tree: see `hostdrv`
+//! RUN/drivers/      identities added to drivers by new_id
+//! RUN/notices/PID   the socket of an engine that wants to be told what other processes do
 //! RUN/media/        the bytes of namespaces given by size=, sparse
 //! RUN/reports/      PID.alive: the library works in process PID; PID.jsonl: what it found, one JSON object a line;
 //!                   PID.selftest: what it found of this computer, when `swiommu doctor` asked
@@ -15,6 +17,7 @@
 //! That is decided by file locks, not by process ids, so runs in different PID namespaces do not harm each other.
 
 use super::{DeviceKind, Machine, resolve::medium_path, tree};
+use crate::hostdrv;
 use crate::pci::Identity;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::{self, File};
@@ -92,11 +95,19 @@ impl RunDir {
                 File::create_new(&medium.path)?.set_len(medium.bytes)?;
             }
         }
-        for group in machine.groups() {
-            File::create_new(self.path.join(format!("locks/group-{group}")))?;
-        }
         fs::write(self.path.join("machine.json"), serde_json::to_vec(machine)?)?;
-        tree::build(&self.path.join("root"), machine, identities)
+        tree::build(&self.path.join("root"), machine, identities)?;
+        for device in machine.devices.iter().filter(|device| device.present) {
+            let driver = device
+                .driver
+                .as_deref()
+                .and_then(|name| machine.driver(name));
+            if driver.is_some_and(|driver| driver.vfio) {
+                hostdrv::make_available(&self.path, device.address(), device.group)
+                    .map_err(|errno| io::Error::from_raw_os_error(errno.raw()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Where it is.

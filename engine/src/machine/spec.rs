@@ -5,8 +5,10 @@
 //!
 //! In a flag a comma ends a value; `,,` is a comma within it (as in QEMU's options).
 
+use super::driver::{DriverConfig, ID_ACCEPTED};
 use super::{
-    Bdf, EduConfig, IommuKind, MachineError, Memlock, NvmeConfig, StubConfig, VfioConfig, size,
+    Bdf, EduConfig, GroupRules, IommuKind, MachineError, Memlock, NvmeConfig, StubConfig,
+    VfioConfig, size,
 };
 use crate::device::stub::parse_bar;
 use crate::pci::Bar;
@@ -23,6 +25,10 @@ pub struct DeviceSpec {
     pub bdf: Option<Bdf>,
     /// Its group, if given.
     pub group: Option<u32>,
+    /// The driver it begins with, if given: a name, or `none`.
+    pub driver: Option<String>,
+    /// Whether it is there from the beginning.
+    pub present: bool,
     /// What it is.
     pub kind: KindSpec,
 }
@@ -93,6 +99,10 @@ pub struct VfioSpec {
     pub dma_entry_limit: Option<u32>,
     /// `memlock=`
     pub memlock: Option<Memlock>,
+    /// `multi_device_groups=`
+    pub multi_device_groups: Option<u8>,
+    /// `groups=`
+    pub groups: Option<GroupRules>,
 }
 
 impl VfioSpec {
@@ -100,6 +110,10 @@ impl VfioSpec {
     pub fn apply(&self, config: &mut VfioConfig) {
         config.dma_entry_limit = self.dma_entry_limit.unwrap_or(config.dma_entry_limit);
         config.memlock = self.memlock.unwrap_or(config.memlock);
+        config.multi_device_groups = self
+            .multi_device_groups
+            .unwrap_or(config.multi_device_groups);
+        config.groups = self.groups.unwrap_or(config.groups);
     }
 }
 
@@ -134,6 +148,8 @@ impl DeviceSpec {
             origin: origin.into(),
             bdf: None,
             group: None,
+            driver: None,
+            present: true,
             kind,
         })
     }
@@ -150,6 +166,8 @@ impl DeviceSpec {
                 })?)
             }
             "group" => self.group = Some(number(key, value, 0, MAX_GROUP.into())?),
+            "driver" => self.driver = Some(parsed(key, value, DRIVER_NAME, driver_name)?),
+            "present" => self.present = boolean(key, value)?,
             _ => match &mut self.kind {
                 KindSpec::Nvme(nvme) => nvme.set(key, value)?,
                 KindSpec::Edu(edu) => set_edu(edu, key, value)?,
@@ -158,6 +176,68 @@ impl DeviceSpec {
         }
         Ok(())
     }
+}
+
+/// What a driver is called, for error messages.
+const DRIVER_NAME: &str = "a driver's name (letters, digits, - and _)";
+
+fn driver_name(text: &str) -> Option<String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (!text.is_empty() && text.bytes().all(good)).then(|| text.to_owned())
+}
+
+/// Reads the value of a `--driver` flag.
+///
+/// # Errors
+/// One line that names the flag and what is accepted.
+pub fn driver(flag: &str) -> Result<DriverConfig, MachineError> {
+    let origin = format!("--driver {flag}");
+    let items = split(flag);
+    let mut driver = DriverConfig::default();
+    let named = set_driver(&mut driver, "name", Some(&items[0]));
+    named.map_err(|text| MachineError::at(&origin, text))?;
+    for item in &items[1..] {
+        let (key, value) = key_value(item);
+        set_driver(&mut driver, key, value).map_err(|text| MachineError::at(&origin, text))?;
+    }
+    Ok(driver)
+}
+
+/// Sets one key of a driver.
+///
+/// # Errors
+/// Unknown key or a value it does not take.
+pub fn set_driver(driver: &mut DriverConfig, key: &str, value: Option<&str>) -> Result<(), String> {
+    match key {
+        "name" => {
+            let name = |text: &str| driver_name(text).filter(|name| name != "none");
+            driver.name = parsed(key, value, DRIVER_NAME, name)?;
+        }
+        "managed_dma" => driver.managed_dma = boolean(key, value)?,
+        "vfio" => driver.vfio = boolean(key, value)?,
+        "id" => driver.ids.push(parsed(key, value, ID_ACCEPTED, |text| {
+            text.to_owned().try_into().ok()
+        })?),
+        _ => {
+            return Err(format!(
+                "unknown key '{key}': a driver accepts id=, managed_dma, vfio"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Reads the value of a `--vfio` flag.
+///
+/// # Errors
+/// One line that names the flag and what is accepted.
+pub fn vfio(flag: &str, spec: &mut VfioSpec) -> Result<(), MachineError> {
+    for item in split(flag) {
+        let (key, value) = key_value(&item);
+        spec.set(key, value)
+            .map_err(|text| MachineError::at(&format!("--vfio {flag}"), text))?;
+    }
+    Ok(())
 }
 
 /// The largest group number: the kernel's minor numbers end there.
@@ -247,9 +327,17 @@ impl VfioSpec {
                     text.to_string().try_into().ok()
                 })?);
             }
+            "multi_device_groups" => self.multi_device_groups = Some(number(key, value, 1, 3)?),
+            "groups" => {
+                self.groups = Some(parsed(key, value, "landed or rfc", |text| match text {
+                    "landed" => Some(GroupRules::Landed),
+                    "rfc" => Some(GroupRules::Rfc),
+                    _ => None,
+                })?)
+            }
             _ => {
                 return Err(format!(
-                    "unknown key '{key}': accepted are dma_entry_limit=, memlock="
+                    "unknown key '{key}': accepted are dma_entry_limit=, groups=, memlock=, multi_device_groups="
                 ));
             }
         }
@@ -336,8 +424,8 @@ impl NvmeSpec {
 
 fn unknown_nvme_key(key: &str) -> String {
     format!(
-        "unknown key '{key}': nvme accepts bdf=, block=, cache=, file=, group=, nsN.file=, nsN.ro, nsN.size=, queues=, \
-         ro, seed=, serial=, size="
+        "unknown key '{key}': nvme accepts bdf=, block=, cache=, driver=, file=, group=, nsN.file=, nsN.ro, nsN.size=, \
+         present=, queues=, ro, seed=, serial=, size="
     )
 }
 
@@ -355,7 +443,7 @@ fn set_edu(edu: &mut EduConfig, key: &str, value: Option<&str>) -> Result<(), St
         "dma_bits" => edu.dma_bits = number(key, value, 1, 64)?,
         _ => {
             return Err(format!(
-                "unknown key '{key}': edu accepts bdf=, dma_bits=, group="
+                "unknown key '{key}': edu accepts bdf=, dma_bits=, driver=, group=, present="
             ));
         }
     }
@@ -386,8 +474,8 @@ fn set_stub(stub: &mut StubConfig, key: &str, value: Option<&str>) -> Result<(),
             }
             _ => {
                 return Err(format!(
-                    "unknown key '{key}': stub accepts bar0= to bar5=, bdf=, class=, device=, group=, intx=, msi=, \
-                     msix=, vendor="
+                    "unknown key '{key}': stub accepts bar0= to bar5=, bdf=, class=, device=, driver=, group=, \
+                     intx=, msi=, msix=, present=, vendor="
                 ));
             }
         },

@@ -208,6 +208,13 @@ impl Function {
         result
     }
 
+    /// Somebody wants the device back: the client is told, if it asked to be.
+    pub fn request(&self) {
+        if let Some(open) = &self.live().open {
+            open.wires.irqs.request();
+        }
+    }
+
     /// One access to a mapped register. Nothing answers while memory decoding is off.
     pub fn mmio(&self, call: &Call<'_>, bar: u8, at: u64, bytes: u8, access: Mmio) -> u64 {
         let mut live = self.live();

@@ -321,6 +321,13 @@ impl Irqs {
         Ok(())
     }
 
+    /// The device is wanted back: signals REQ.
+    pub fn request(&self) {
+        if let Some(trigger) = &self.req {
+            trigger.signal();
+        }
+    }
+
     /// Turns INTx, MSI or MSI-X off.
     pub fn disable(&mut self) {
         self.kind = Kind::None;

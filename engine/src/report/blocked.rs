@@ -335,15 +335,7 @@ mod tests {
             function: 3,
         };
         let kind = DeviceKind::Edu(EduConfig::default());
-        let function = Function::new(
-            0,
-            bdf,
-            DeviceConfig {
-                bdf: bdf.to_string(),
-                group: 1,
-                kind,
-            },
-        );
+        let function = Function::new(0, bdf, DeviceConfig::new(bdf.to_string(), 1, kind));
         let reason = Reason::ContextNotPresent;
         let kind = Kind::Vtd { scalable: false };
         let fault = Fault {

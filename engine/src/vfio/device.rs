@@ -10,6 +10,7 @@ use super::container::Container;
 use super::group::GroupFile;
 use super::hot_reset;
 use crate::door::{Answer, Call, File, Mmio, NewFile, Span};
+use crate::hostdrv::lock::Lock;
 use crate::pci::Bar;
 use crate::pci::function::Function;
 use crate::pci::irq::{Action, Data};
@@ -20,6 +21,8 @@ pub struct DeviceFile {
     run: Arc<Run>,
     function: Arc<Function>,
     group: Arc<GroupFile>,
+    /// The function cannot be unbound before this file is closed.
+    _held: Lock,
 }
 
 impl DeviceFile {
@@ -31,6 +34,7 @@ impl DeviceFile {
         run: &Arc<Run>,
         function: &Arc<Function>,
         group: Arc<GroupFile>,
+        held: Lock,
         container: &Arc<Container>,
         call: &Call<'_>,
     ) -> Result<NewFile, Errno> {
@@ -39,6 +43,7 @@ impl DeviceFile {
             run: run.clone(),
             function: function.clone(),
             group,
+            _held: held,
         };
         Ok(NewFile {
             object,
@@ -155,6 +160,9 @@ impl DeviceFile {
             vfio::IRQ_SET_ACTION_TRIGGER => Action::Trigger,
             _ => return Err(Errno::ENOTTY),
         };
+        if set.index == vfio::PCI_REQ_IRQ_INDEX {
+            self.run.listen();
+        }
         self.function
             .set_irqs(set.index, action, set.start, data, set.count)
     }

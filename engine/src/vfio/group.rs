@@ -3,17 +3,18 @@
 //! One process of the run holds a group at a time, and within it one open file. Device files keep the group file
 //! alive: a group is free again when the last of them has closed.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use swiommu_abi::{Errno, vfio};
 use swiommu_iommu::StreamId;
 use swiommu_mem::UserAddr;
-use swiommu_mem::fd::Hidden;
 
 use super::argsz::{copy_in, copy_out};
 use super::container::{Container, ContainerFile};
 use super::device::DeviceFile;
+use super::owner::{Owner, Ownership};
 use crate::door::{Answer, Call, CharDevice, File};
+use crate::hostdrv::lock::Lock;
 use crate::pci::function::Function;
 use crate::run::Run;
 
@@ -25,7 +26,8 @@ pub struct Group {
     pub node: String,
     /// Its functions.
     pub functions: Vec<Arc<Function>>,
-    open: Mutex<bool>,
+    /// Who owns its DMA.
+    pub ownership: Ownership,
 }
 
 impl Group {
@@ -35,7 +37,7 @@ impl Group {
             number,
             node,
             functions,
-            open: Mutex::new(false),
+            ownership: Ownership::default(),
         }
     }
 
@@ -53,8 +55,9 @@ pub struct GroupFile {
     group: Arc<Group>,
     this: Weak<GroupFile>,
     state: Mutex<State>,
-    /// Held until the last file of the group closes: no other process of the run can open it.
-    _lock: Hidden,
+    /// Held until the last file of the group closes: nobody else can open it. Stale when the last device of the
+    /// group has left VFIO.
+    lock: Lock,
 }
 
 #[derive(Default)]
@@ -67,29 +70,42 @@ impl GroupFile {
     /// Opens a group.
     ///
     /// # Errors
-    /// EPERM in no-IOMMU mode without CAP_SYS_RAWIO, EBUSY while a file of it is open, here or in another process.
+    /// EPERM in no-IOMMU mode without CAP_SYS_RAWIO, EBUSY while a file of it is open, here or in another process,
+    /// ENODEV while no device of it is bound to VFIO.
     pub fn open(run: &Arc<Run>, group: &Arc<Group>) -> Result<Arc<GroupFile>, Errno> {
         if run.machine.without_iommu() && !run.machine.iommu.rawio {
             return Err(Errno::EPERM);
         }
-        let mut open = group.open.lock().unwrap();
-        if *open {
-            return Err(Errno::EBUSY);
-        }
         let lock = run.lock_group(group.number)?;
-        *open = true;
         Ok(Arc::new_cyclic(|this| GroupFile {
             run: run.clone(),
             group: group.clone(),
             this: this.clone(),
             state: Mutex::default(),
-            _lock: lock,
+            lock,
         }))
     }
 
     /// The group's number.
     pub fn number(&self) -> u32 {
         self.group.number
+    }
+
+    /// The state, as far as the group is still there: without it, what it had is gone.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap();
+        if state.container.is_some() && self.lock.is_stale() {
+            self.leave(&mut state);
+        }
+        state
+    }
+
+    /// The group leaves its container, if it is in one, and its DMA is nobody's.
+    fn leave(&self, state: &mut State) {
+        if let Some(container) = state.container.take() {
+            container.leave(self.group.number);
+            self.group.ownership.release(Owner::Group);
+        }
     }
 
     /// A device file closed.
@@ -103,10 +119,15 @@ impl GroupFile {
         if (status.argsz as usize) < minsz {
             return Err(Errno::EINVAL);
         }
-        // every function of the machine is bound to vfio-pci, so a group is always viable
-        status.flags = vfio::GROUP_FLAGS_VIABLE;
-        if self.state.lock().unwrap().container.is_some() {
-            status.flags |= vfio::GROUP_FLAGS_CONTAINER_SET;
+        let state = self.state();
+        if self.lock.is_stale() {
+            return Err(Errno::ENODEV);
+        }
+        status.flags = 0;
+        if state.container.is_some() {
+            status.flags |= vfio::GROUP_FLAGS_VIABLE | vfio::GROUP_FLAGS_CONTAINER_SET;
+        } else if self.group.ownership.is_free(&self.run, self.group.number)? {
+            status.flags |= vfio::GROUP_FLAGS_VIABLE;
         }
         copy_out(call, arg, &status, minsz)
     }
@@ -116,44 +137,44 @@ impl GroupFile {
             .client
             .read_obj(UserAddr(arg))
             .map_err(|_| Errno::EFAULT)?;
-        let mut state = self.state.lock().unwrap();
+        let file = call.files.get(fd);
+        if file.is_none() && !swiommu_mem::fd::is_open(fd) {
+            return Err(Errno::EBADF);
+        }
+        let mut state = self.state();
         if state.container.is_some() {
             return Err(Errno::EINVAL);
         }
-        let Some(file) = call.files.get(fd) else {
-            return Err(if swiommu_mem::fd::is_open(fd) {
-                Errno::EBADFD
-            } else {
-                Errno::EBADF
-            });
-        };
-        let file: Arc<dyn std::any::Any + Send + Sync> = file;
+        if self.lock.is_stale() {
+            return Err(Errno::ENODEV);
+        }
+        let file: Arc<dyn std::any::Any + Send + Sync> = file.ok_or(Errno::EBADFD)?;
         let file = file
             .downcast::<ContainerFile>()
             .map_err(|_| Errno::EBADFD)?;
+        (self.group.ownership).claim(&self.run, self.group.number, Owner::Group)?;
         file.container.join(self.group.number, self.group.streams());
         state.container = Some(file.container.clone());
         Ok(())
     }
 
     fn unset_container(&self) -> Result<(), Errno> {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state();
         if state.container.is_none() {
             return Err(Errno::EINVAL);
         }
         if state.devices > 0 {
             return Err(Errno::EBUSY);
         }
-        if let Some(container) = state.container.take() {
-            container.leave(self.group.number);
-        }
+        self.leave(&mut state);
         Ok(())
     }
 
     fn get_device_fd(&self, call: &Call<'_>, arg: u64) -> Result<Answer, Errno> {
         let name = read_name(call, arg)?;
         let function = self.named(&name)?;
-        let mut state = self.state.lock().unwrap();
+        let held = self.run.hold(function)?;
+        let mut state = self.state();
         let container = state
             .container
             .as_ref()
@@ -163,7 +184,7 @@ impl GroupFile {
             .this
             .upgrade()
             .expect("the file is in use by this call");
-        let file = DeviceFile::open(&self.run, function, this, container, call)?;
+        let file = DeviceFile::open(&self.run, function, this, held, container, call)?;
         state.devices += 1;
         Ok(Answer::Open(file))
     }
@@ -230,9 +251,7 @@ impl File for GroupFile {
 
 impl Drop for GroupFile {
     fn drop(&mut self) {
-        if let Some(container) = self.state.get_mut().unwrap().container.take() {
-            container.leave(self.group.number);
-        }
-        *self.group.open.lock().unwrap() = false;
+        let mut state = std::mem::take(self.state.get_mut().unwrap());
+        self.leave(&mut state);
     }
 }

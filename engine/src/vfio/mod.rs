@@ -10,4 +10,5 @@ mod feature;
 pub mod group;
 pub mod hot_reset;
 pub mod noiommu;
+pub mod owner;
 pub mod type1;

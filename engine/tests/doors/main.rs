@@ -6,6 +6,8 @@ mod support;
 
 mod device;
 mod feature;
+mod groups;
+mod host;
 mod hot_reset;
 mod iommufd;
 mod irq;

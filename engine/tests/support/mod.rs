@@ -80,11 +80,7 @@ pub fn stub(slot: u8, group: u32) -> DeviceConfig {
 
 /// A device at `0000:00:SLOT.0`.
 pub fn device(slot: u8, group: u32, kind: DeviceKind) -> DeviceConfig {
-    DeviceConfig {
-        bdf: format!("0000:00:{slot:02x}.0"),
-        group,
-        kind,
-    }
+    DeviceConfig::new(format!("0000:00:{slot:02x}.0"), group, kind)
 }
 
 /// A machine of these devices.
@@ -172,6 +168,43 @@ impl World {
             .call(|call| self.inner.engine.open(call, path))
             .unwrap_or(Err(Errno::ENOENT))?;
         Ok(self.adopt(file))
+    }
+
+    /// Writes to a file of sysfs, as a shell does: a newline ends the line.
+    pub fn write(&self, path: &str, line: &str) -> Result<(), Errno> {
+        let root = self.inner.run.0.path().join("root");
+        let real = root.join(path.trim_start_matches('/')).canonicalize();
+        let real = real.map_err(|_| Errno::ENOENT)?;
+        let root = root.canonicalize().expect("the tree is there");
+        let path = real.strip_prefix(&root).expect("it lies in the tree");
+        let path = format!("/{}", path.to_str().expect("a path in UTF-8"));
+        let line = format!("{line}\n");
+        swiommu_engine::hostdrv::store(self.inner.run.0.path(), &path, line.as_bytes())
+    }
+
+    /// Binds a device to a driver, whatever its identity.
+    pub fn bind(&self, bdf: &str, driver: &str) -> Result<(), Errno> {
+        let device = format!("/sys/bus/pci/devices/{bdf}/driver_override");
+        self.write(&device, driver)?;
+        self.write(&format!("/sys/bus/pci/drivers/{driver}/bind"), bdf)
+    }
+
+    /// Unbinds a device from its driver.
+    pub fn unbind(&self, bdf: &str) -> Result<(), Errno> {
+        self.write(&format!("/sys/bus/pci/devices/{bdf}/driver/unbind"), bdf)
+    }
+
+    /// A path of the client, where it really lies.
+    pub fn place(&self, path: &str) -> std::path::PathBuf {
+        let root = self.inner.run.0.path().join("root");
+        root.join(path.trim_start_matches('/'))
+    }
+
+    /// The driver a device is bound to.
+    pub fn driver(&self, bdf: &str) -> Option<String> {
+        let link = self.place(&format!("/sys/bus/pci/devices/{bdf}/driver"));
+        let target = std::fs::read_link(link).ok()?;
+        Some(target.file_name()?.to_str()?.to_owned())
     }
 
     /// The engine itself.

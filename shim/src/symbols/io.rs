@@ -10,7 +10,7 @@ use swiommu_engine::door::File;
 use swiommu_mem::UserAddr;
 
 use crate::sys::{self, fail, ret, syscall};
-use crate::{engine, files, guard};
+use crate::{attributes, audit, engine, files, guard};
 
 /// The most one call moves, as in the kernel.
 const MOST: usize = 0x7fff_f000;
@@ -136,6 +136,8 @@ pub(super) extern "C" fn write_sited(
 ) -> ssize_t {
     match files::ours(fd) {
         // SAFETY: the client's call.
+        None if attributes::is_open(fd) => unsafe { attributes::write(fd, &[(from, bytes)]) },
+        // SAFETY: the client's call.
         None => ret(unsafe { syscall!(sys::SYS_write, fd as isize, from, bytes) }),
         Some(file) => here(fd, file, Way::Write, from, bytes, site),
     }
@@ -164,9 +166,37 @@ pub(super) extern "C" fn pwrite_sited(
 ) -> ssize_t {
     match files::ours(fd) {
         // SAFETY: the client's call.
+        None if attributes::is_open(fd) => unsafe { attributes::write(fd, &[(from, bytes)]) },
+        // SAFETY: the client's call.
         None => ret(unsafe { syscall!(sys::SYS_pwrite64, fd as isize, from, bytes, offset) }),
         Some(file) => at(file, Way::Write, from, bytes, offset, site),
     }
+}
+
+/// Several buffers to an attribute are one value.
+///
+/// # Safety
+/// `vectors` points to `count` vectors.
+unsafe fn write_attribute(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t {
+    const SEVERAL: usize = 16;
+    let mut list = [(0, 0); SEVERAL];
+    let count = usize::try_from(count).unwrap_or(0).min(SEVERAL);
+    for (index, item) in list[..count].iter_mut().enumerate() {
+        // SAFETY: within the caller's vectors.
+        let vector = unsafe { vectors.add(index).read() };
+        *item = (vector.iov_base as usize, vector.iov_len);
+    }
+    // SAFETY: addresses of the client.
+    unsafe { attributes::write(fd, &list[..count]) }
+}
+
+extern "C" fn write_inside(fd: c_int, from: usize, bytes: size_t) -> ssize_t {
+    audit::pass(|| write_sited(fd, from, bytes, 0))
+}
+
+/// libc's own `write`, by which streams give their buffers away.
+pub(super) fn inside() -> (&'static std::ffi::CStr, *const ()) {
+    (c"write", write_inside as *const ())
 }
 
 sited! {
@@ -208,6 +238,9 @@ unsafe fn vectored_at(
     // SAFETY: the client's call.
     unsafe {
         match files::ours(fd) {
+            None if way == Way::Write && attributes::is_open(fd) => {
+                write_attribute(fd, vectors, count)
+            }
             None => ret(syscall!(
                 number,
                 fd as isize,
@@ -243,6 +276,7 @@ export! {
     }
     fn writev(fd: c_int, vectors: *const iovec, count: c_int) -> ssize_t {
         match files::ours(fd) {
+            None if attributes::is_open(fd) => write_attribute(fd, vectors, count),
             None => ret(syscall!(sys::SYS_writev, fd as isize, vectors, count as isize)),
             Some(file) => vectored(fd, file, Way::Write, vectors, count, None),
         }

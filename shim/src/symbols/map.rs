@@ -8,7 +8,7 @@ use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_HUGETLB, MAP_PRIVATE, MAP_TYPE, PROT_WR
 
 use crate::map::{self, Request};
 use crate::sys::{ret, ret_int};
-use crate::{audit, files, guard, libc_entry, mock};
+use crate::{audit, files, guard, mock};
 
 /// `mmap` with its return address.
 pub(super) extern "C" fn mmap_sited(
@@ -120,24 +120,19 @@ extern "C" fn mmap_inside(
     audit::pass(|| mmap_sited(address, bytes, prot, flags, fd, offset, 0))
 }
 
-/// Redirects what libc calls inside itself (free, realloc, thread stacks) to the functions here. A libc whose code
-/// is not as expected is left alone: then pages that it gives back while they are pinned are not kept.
-pub fn catch_libc() -> [(&'static str, Result<(), libc_entry::Refused>); 4] {
-    let entries: [(&'static CStr, *const ()); 4] = [
+/// What libc calls inside itself (free, realloc, thread stacks), and the functions here that take the calls.
+pub(super) fn inside() -> [(&'static CStr, *const ()); 4] {
+    [
         (c"munmap", munmap_inside as *const ()),
         (c"madvise", madvise_inside as *const ()),
         (c"mremap", mremap_inside as *const ()),
         (c"mmap", mmap_inside as *const ()),
-    ];
-    entries.map(|(name, replacement)| {
-        // SAFETY: the replacements have these functions' signatures, make the system calls themselves and allocate
-        // from our own heap; called by the constructor.
-        let result = unsafe { libc_entry::hook(name, replacement) };
-        if result.is_err() {
-            UNSEEN.store(true, Ordering::Relaxed);
-        }
-        (name.to_str().unwrap_or_default(), result)
-    })
+    ]
+}
+
+/// One of these could not be caught: pages that libc gives back while they are pinned are not kept.
+pub(super) fn unseen() {
+    UNSEEN.store(true, Ordering::Relaxed);
 }
 
 /// A function of libc could not be caught.

@@ -7,6 +7,8 @@
 //! Variadic functions of C are defined with as many arguments as they can have: on x86-64 the caller passes them in
 //! the same registers.
 
+#![allow(unsafe_code)] // hooks libc
+
 /// `export! { fn name(a: T, ...) -> R { body } ... }`: C functions under these very names.
 macro_rules! export {
     ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty $body:block)*) => { $(
@@ -39,6 +41,25 @@ macro_rules! sited {
             core::arch::naked_asm!(concat!("mov ", $register, ", [rsp]"), "jmp {inner}", inner = sym $inner)
         }
     )* };
+}
+
+use crate::libc_entry::{self, Refused};
+
+/// Redirects what libc calls inside itself to the functions here. A libc whose code is not as expected is left
+/// alone, and the result says so.
+pub fn catch_libc() -> Vec<(&'static str, Result<(), Refused>)> {
+    let catch = |(name, replacement): (&'static std::ffi::CStr, *const ())| {
+        // SAFETY: the replacements have these functions' signatures, make the system calls themselves and allocate
+        // from our own heap; called by the constructor.
+        let result = unsafe { libc_entry::hook(name, replacement) };
+        (name.to_str().unwrap_or_default(), result)
+    };
+    let mut caught: Vec<_> = map::inside().into_iter().map(catch).collect();
+    if caught.iter().any(|(_, result)| result.is_err()) {
+        map::unseen();
+    }
+    caught.push(catch(io::inside()));
+    caught
 }
 
 pub mod attr;

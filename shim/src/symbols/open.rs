@@ -10,7 +10,7 @@ use swiommu_engine::door::NewFile;
 
 use crate::files::{self, Mark};
 use crate::paths::{self, Path};
-use crate::{engine, guard, mock, process, stat, sys};
+use crate::{attributes, engine, guard, mock, process, stat, sys};
 
 /// # Safety
 /// As `openat`.
@@ -82,8 +82,11 @@ pub fn at_place(place: &Path, flags: c_int, mode: mode_t, site: usize) -> c_int 
     {
         return fd;
     }
-    // SAFETY: our own string.
-    let fd = fresh(unsafe { sys::openat(AT_FDCWD, place.kernel(), flags, mode) });
+    let fd = match attributes::is_place(place) {
+        true => sys::ret_int(attributes::open(place, flags)),
+        // SAFETY: our own string.
+        false => fresh(unsafe { sys::openat(AT_FDCWD, place.kernel(), flags, mode) }),
+    };
     if fd >= 0 && (place.overlaid || flags & libc::O_DIRECTORY != 0) {
         remember(fd, place);
     }

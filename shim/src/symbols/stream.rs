@@ -8,7 +8,7 @@ use libc::{FILE, O_APPEND, O_CLOEXEC, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC
 use super::fd::{close_raw, closed_by_libc};
 use super::open::{at_place, remember};
 use crate::real::real;
-use crate::{guard, mock, paths, stat};
+use crate::{attributes, guard, mock, paths, stat};
 
 /// The open flags of a stream mode, as far as a device node cares.
 fn flags(mode: &[u8]) -> c_int {
@@ -41,7 +41,8 @@ unsafe fn open_stream(path: *const c_char, mode: *const c_char, real: Open) -> *
         let Some(place) = paths::resolve_cwd(path) else {
             return real(path, mode);
         };
-        if !place.in_dev() || mode.is_null() || !stat::is_node(&place) {
+        let ours = attributes::is_place(&place) || place.in_dev() && stat::is_node(&place);
+        if !ours || mode.is_null() {
             let file = real(place.kernel(), mode);
             if !file.is_null() && place.overlaid {
                 remember(libc::fileno(file), &place);

@@ -1,21 +1,21 @@
 //! The directory of one function: /sys/devices/pciSSSS:00/BDF.
 
 use super::{Function, Tree};
-use crate::machine::IommuConfig;
 use crate::machine::resources::Resource;
+use crate::machine::{IommuConfig, Machine};
 use crate::pci::config::Config;
 use std::fmt::Write;
 use std::{fs, io};
 
 /// The host's processors: every device is near all of them.
-pub(super) struct Cpus {
+struct Cpus {
     list: String,
     mask: String,
 }
 
 impl Cpus {
     /// Reads the host's list of online processors.
-    pub(super) fn of_host() -> Cpus {
+    fn of_host() -> Cpus {
         let list =
             fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_else(|_| "0".into());
         Cpus::of_list(list.trim())
@@ -44,15 +44,68 @@ impl Cpus {
     }
 }
 
+impl Tree {
+    /// A function appears: its directory, and the links to it from the bus, the IOMMU and its group.
+    ///
+    /// # Errors
+    /// What making files gave.
+    pub fn add_device(&self, machine: &Machine, device: &Function) -> io::Result<()> {
+        function(self, device, &machine.iommu, &Cpus::of_host())?;
+        let group = format!("sys/kernel/iommu_groups/{}", device.group);
+        if !self.exists(&group) {
+            let reserved = super::iommu::reserved_regions(&machine.iommu);
+            let (domain_type, name) = match machine.without_iommu() {
+                true => ("unknown", Some(("name", 0o444, "vfio-noiommu"))),
+                false => ("DMA-FQ", None),
+            };
+            let attributes = [
+                ("reserved_regions", 0o444, reserved),
+                ("type", 0o644, domain_type),
+            ];
+            self.attributes(&group, &attributes)?;
+            self.attributes(&group, name.as_slice())?;
+            self.directory(&format!("{group}/devices"))?;
+        }
+        for link in links(machine, device) {
+            self.link(&link, &device.directory())?;
+        }
+        Ok(())
+    }
+
+    /// A function disappears; it is bound to no driver any more. Its group goes with its last member.
+    ///
+    /// # Errors
+    /// What removing files gave.
+    pub fn remove_device(&self, machine: &Machine, device: &Function) -> io::Result<()> {
+        for link in links(machine, device) {
+            self.remove(&link)?;
+        }
+        self.remove(&device.directory())?;
+        let group = format!("sys/kernel/iommu_groups/{}", device.group);
+        if self.is_empty(&format!("{group}/devices")) {
+            self.remove(&group)?;
+        }
+        Ok(())
+    }
+}
+
+/// The links that lead to a function.
+fn links(machine: &Machine, device: &Function) -> Vec<String> {
+    let Function { bdf, group, .. } = device;
+    let unit = super::iommu::name(machine.iommu.kind);
+    let of_unit = unit.map(|unit| format!("sys/devices/virtual/iommu/{unit}/devices/{bdf}"));
+    let mut links = vec![
+        format!("sys/bus/pci/devices/{bdf}"),
+        format!("sys/kernel/iommu_groups/{group}/devices/{bdf}"),
+    ];
+    links.extend(of_unit);
+    links
+}
+
 /// Makes the directory.
-pub(super) fn function(
-    tree: &Tree,
-    function: &Function<'_>,
-    iommu: &IommuConfig,
-    cpus: &Cpus,
-) -> io::Result<()> {
-    let identity = function.identity;
-    let directory = format!("sys/devices/{}", function.directory());
+fn function(tree: &Tree, function: &Function, iommu: &IommuConfig, cpus: &Cpus) -> io::Result<()> {
+    let identity = &function.identity;
+    let directory = function.directory();
     let modalias = modalias(function);
     let id16 = |id: u16| format!("{id:#06x}");
     tree.attributes(
@@ -80,7 +133,7 @@ pub(super) fn function(
             ("revision", 0o444, &format!("{:#04x}", identity.revision)),
             ("subsystem_device", 0o444, &id16(identity.subsystem.1)),
             ("subsystem_vendor", 0o444, &id16(identity.subsystem.0)),
-            ("uevent", 0o644, &uevent(function, &modalias)),
+            ("uevent", 0o644, &uevent(function, None)),
             ("vendor", 0o444, &id16(identity.vendor)),
         ],
     )?;
@@ -93,10 +146,6 @@ pub(super) fn function(
     let bases = function.resources.map(|resource| resource.first);
     let config = Config::new(identity, &bases);
     tree.file(&format!("{directory}/config"), 0o644, config.bytes())?;
-    tree.link(
-        &format!("{directory}/driver"),
-        "sys/bus/pci/drivers/vfio-pci",
-    )?;
     tree.link(&format!("{directory}/subsystem"), "sys/bus/pci")?;
     tree.link(
         &format!("{directory}/iommu_group"),
@@ -121,8 +170,8 @@ fn resource(resources: &[Resource; 6]) -> String {
     text
 }
 
-fn modalias(function: &Function<'_>) -> String {
-    let identity = function.identity;
+fn modalias(function: &Function) -> String {
+    let identity = &function.identity;
     let (class, subclass, interface) = (
         identity.class >> 16 & 0xff,
         identity.class >> 8 & 0xff,
@@ -134,10 +183,13 @@ fn modalias(function: &Function<'_>) -> String {
     )
 }
 
-fn uevent(function: &Function<'_>, modalias: &str) -> String {
-    let identity = function.identity;
+/// What `uevent` says while the function is bound to this driver.
+pub(super) fn uevent(function: &Function, driver: Option<&str>) -> String {
+    let identity = &function.identity;
+    let modalias = modalias(function);
+    let driver = driver.map_or(String::new(), |name| format!("DRIVER={name}\n"));
     format!(
-        "DRIVER=vfio-pci\nPCI_CLASS={:X}\nPCI_ID={:04X}:{:04X}\nPCI_SUBSYS_ID={:04X}:{:04X}\nPCI_SLOT_NAME={}\nMODALIAS={modalias}",
+        "{driver}PCI_CLASS={:X}\nPCI_ID={:04X}:{:04X}\nPCI_SUBSYS_ID={:04X}:{:04X}\nPCI_SLOT_NAME={}\nMODALIAS={modalias}",
         identity.class,
         identity.vendor,
         identity.device,

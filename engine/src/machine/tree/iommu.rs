@@ -2,7 +2,7 @@
 //!
 //! VT-d 4.1 sections 11.4.2 (CAP_REG) and 11.4.3 (ECAP_REG); AMD IOMMU 3.07 section 3.4.2 (extended feature register).
 
-use super::{Function, Tree};
+use super::Tree;
 use crate::machine::{IommuConfig, IommuKind};
 use std::io;
 
@@ -27,11 +27,7 @@ pub(super) fn reserved_regions(config: &IommuConfig) -> &'static str {
 }
 
 /// Makes the unit's directory.
-pub(super) fn unit(
-    tree: &Tree,
-    config: &IommuConfig,
-    functions: &[Function<'_>],
-) -> io::Result<()> {
+pub(super) fn unit(tree: &Tree, config: &IommuConfig) -> io::Result<()> {
     tree.directory("sys/class/iommu")?;
     let Some(name) = name(config.kind) else {
         return Ok(());
@@ -65,10 +61,6 @@ pub(super) fn unit(
         IommuKind::None => {}
     }
     tree.directory(&format!("{directory}/devices"))?;
-    for function in functions {
-        let target = format!("sys/devices/{}", function.directory());
-        tree.link(&format!("{directory}/devices/{}", function.bdf), &target)?;
-    }
     tree.link(&format!("sys/class/iommu/{name}"), &directory)?;
     tree.link(&format!("{directory}/subsystem"), "sys/class/iommu")
 }

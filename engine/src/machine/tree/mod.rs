@@ -1,7 +1,9 @@
 //! The tree that clients see in place of parts of /sys and /dev: real files, directories and symbolic links.
 //!
-//! It is laid out as Linux 7.2 with VFIO and vfio-pci loaded and every device of the machine bound to vfio-pci
-//! (Documentation/ABI/testing/sysfs-bus-pci, sysfs-kernel-iommu_groups, sysfs-class-iommu-intel-iommu). The preloaded library redirects
+//! It is laid out as Linux 7.2 with VFIO and vfio-pci loaded (Documentation/ABI/testing/sysfs-bus-pci,
+//! sysfs-kernel-iommu_groups, sysfs-class-iommu-intel-iommu). The tree is also the state of the host's side: a device
+//! exists while its directory does, and is bound to the driver that its `driver` link names
+//! ([`hostdrv`](crate::hostdrv) changes both). The preloaded library redirects
 //! the prefixes of [`OVERLAY`] into it; links are relative and stay inside, so `realpath` works.
 //!
 //! Not in this version, and absent on purpose although their places are redirected: /dev/vfio/devices
@@ -9,6 +11,7 @@
 
 mod debug;
 mod device;
+mod driver;
 mod iommu;
 mod vfio;
 
@@ -64,18 +67,42 @@ pub const IOMMU_DEVICE: (u32, u32) = (10, 127);
 pub const GROUP_MAJOR: u32 = 511;
 
 /// One function of the machine as the tree shows it.
-struct Function<'a> {
-    bdf: Bdf,
-    group: u32,
-    identity: &'a Identity,
+pub struct Function {
+    /// Its address.
+    pub bdf: Bdf,
+    /// Its IOMMU group.
+    pub group: u32,
+    /// What it is.
+    pub identity: Identity,
     resources: [super::resources::Resource; 6],
 }
 
-impl Function<'_> {
-    /// Its directory below /sys/devices.
-    fn directory(&self) -> String {
-        format!("pci{:04x}:00/{}", self.bdf.segment, self.bdf)
+impl Function {
+    /// Its directory, relative to the tree's root.
+    pub fn directory(&self) -> String {
+        format!("sys/devices/pci{:04x}:00/{}", self.bdf.segment, self.bdf)
     }
+}
+
+/// The functions of a machine, in order. `identities` are those of its devices.
+///
+/// # Panics
+/// If there is not one identity per device.
+pub fn functions(machine: &Machine, identities: &[Identity]) -> Vec<Function> {
+    assert_eq!(
+        machine.devices.len(),
+        identities.len(),
+        "one identity per device"
+    );
+    let places = assign(identities);
+    (machine.devices.iter().zip(identities).zip(places))
+        .map(|((device, identity), resources)| Function {
+            bdf: device.address(),
+            group: device.group,
+            identity: identity.clone(),
+            resources,
+        })
+        .collect()
 }
 
 /// Builds the tree of `machine` in the existing, empty directory `root`. `identities` are those of the machine's
@@ -87,42 +114,102 @@ impl Function<'_> {
 /// # Panics
 /// If there is not one identity per device.
 pub fn build(root: &Path, machine: &Machine, identities: &[Identity]) -> io::Result<()> {
-    assert_eq!(
-        machine.devices.len(),
-        identities.len(),
-        "one identity per device"
-    );
-    let places = assign(identities);
-    let functions: Vec<Function<'_>> = (machine.devices.iter().zip(identities).zip(places))
-        .map(|((device, identity), resources)| Function {
-            bdf: device.address(),
-            group: device.group,
-            identity,
-            resources,
-        })
-        .collect();
-    let tree = Tree {
-        root: root.to_path_buf(),
-    };
+    let functions = functions(machine, identities);
+    let tree = Tree::new(root);
     vfio::modules(&tree, machine)?;
-    vfio::bus(&tree, &functions)?;
-    vfio::groups(&tree, machine, &functions)?;
-    iommu::unit(&tree, &machine.iommu, &functions)?;
+    vfio::container(&tree)?;
+    driver::bus(&tree, &machine.drivers)?;
+    iommu::unit(&tree, &machine.iommu)?;
+    tree.directory("sys/kernel/iommu_groups")?;
     if machine.mock {
         debug::fault_injection(&tree)?;
     }
-    let cpus = device::Cpus::of_host();
-    functions
-        .iter()
-        .try_for_each(|function| device::function(&tree, function, &machine.iommu, &cpus))
+    for (device, function) in machine.devices.iter().zip(&functions) {
+        tree.directory(&format!("sys/devices/pci{:04x}:00", function.bdf.segment))?;
+        if !device.present {
+            continue;
+        }
+        tree.add_device(machine, function)?;
+        let name = device.driver.as_deref();
+        if let Some(driver) = name.and_then(|name| machine.driver(name)) {
+            tree.bind(function, &driver.name)?;
+            if driver.vfio {
+                tree.register(machine, function)?;
+            }
+        }
+    }
+    Ok(())
 }
 
-/// A tree under construction. Paths are relative to its root.
-struct Tree {
+/// A tree. Paths are relative to its root.
+#[derive(Clone, Debug)]
+pub struct Tree {
     root: PathBuf,
 }
 
 impl Tree {
+    /// The tree at `root`.
+    pub fn new(root: &Path) -> Tree {
+        Tree {
+            root: root.to_path_buf(),
+        }
+    }
+
+    /// The line of a file, without its newline.
+    ///
+    /// # Errors
+    /// What reading it gave.
+    pub fn value(&self, path: &str) -> io::Result<String> {
+        let text = fs::read_to_string(self.root.join(path))?;
+        Ok(text.strip_suffix('\n').unwrap_or(&text).into())
+    }
+
+    /// Gives a file another line. Readers see the old or the new one, never a part.
+    ///
+    /// # Errors
+    /// What writing it gave.
+    pub fn set_value(&self, path: &str, line: &str) -> io::Result<()> {
+        let path = self.root.join(path);
+        let mode = fs::metadata(&path)?.permissions();
+        let new = path.with_extension("new");
+        fs::write(&new, format!("{line}\n"))?;
+        fs::set_permissions(&new, mode)?;
+        fs::rename(&new, &path)
+    }
+
+    /// Is there anything at this path, be it a dangling link?
+    pub fn exists(&self, path: &str) -> bool {
+        fs::symlink_metadata(self.root.join(path)).is_ok()
+    }
+
+    /// The last component of a link's target.
+    pub fn link_name(&self, path: &str) -> Option<String> {
+        let target = fs::read_link(self.root.join(path)).ok()?;
+        Some(target.file_name()?.to_str()?.to_owned())
+    }
+
+    /// Removes a file, a link, or a directory with all that is in it, if it is there.
+    ///
+    /// # Errors
+    /// What removing it gave.
+    pub fn remove(&self, path: &str) -> io::Result<()> {
+        let path = self.root.join(path);
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Is a directory there with nothing in it?
+    fn is_empty(&self, path: &str) -> bool {
+        fs::read_dir(self.root.join(path)).is_ok_and(|mut entries| entries.next().is_none())
+    }
+
     /// A directory with its parents.
     fn directory(&self, path: &str) -> io::Result<()> {
         fs::create_dir_all(self.root.join(path))

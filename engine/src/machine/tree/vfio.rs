@@ -1,6 +1,6 @@
-//! VFIO's own places: modules, the PCI bus and its driver, IOMMU groups, device nodes.
+//! VFIO's own places: modules and device nodes.
 
-use super::{CONTAINER_DEVICE, Function, IOMMU_DEVICE, Tree};
+use super::{CONTAINER_DEVICE, Function, GROUP_MAJOR, IOMMU_DEVICE, Tree};
 use crate::machine::Machine;
 use std::io;
 
@@ -59,35 +59,8 @@ pub(super) fn modules(tree: &Tree, machine: &Machine) -> io::Result<()> {
     Ok(())
 }
 
-/// /sys/bus/pci with the one driver there is.
-pub(super) fn bus(tree: &Tree, functions: &[Function<'_>]) -> io::Result<()> {
-    tree.attributes(
-        "sys/bus/pci",
-        &[
-            ("drivers_autoprobe", 0o644, "1"),
-            ("drivers_probe", 0o200, ""),
-            ("rescan", 0o200, ""),
-            ("resource_alignment", 0o644, ""),
-            ("uevent", 0o200, ""),
-        ],
-    )?;
-    tree.directory("sys/bus/pci/devices")?;
-    tree.directory("sys/bus/pci/slots")?;
-    let driver = "sys/bus/pci/drivers/vfio-pci";
-    let commands = ["bind", "new_id", "remove_id", "uevent", "unbind"];
-    tree.attributes(driver, &commands.map(|name| (name, 0o200, "")))?;
-    tree.link(&format!("{driver}/module"), "sys/module/vfio_pci")?;
-    tree.link("sys/module/vfio_pci/drivers/pci:vfio-pci", driver)?;
-    for function in functions {
-        let target = format!("sys/devices/{}", function.directory());
-        tree.link(&format!("sys/bus/pci/devices/{}", function.bdf), &target)?;
-        tree.link(&format!("{driver}/{}", function.bdf), &target)?;
-    }
-    Ok(())
-}
-
-/// /sys/kernel/iommu_groups, /sys/class/vfio and /dev/vfio. The nodes are plain files that stand for devices.
-pub(super) fn groups(tree: &Tree, machine: &Machine, functions: &[Function<'_>]) -> io::Result<()> {
+/// /dev/vfio/vfio and /sys/class/vfio. Nodes are plain files that stand for devices.
+pub(super) fn container(tree: &Tree) -> io::Result<()> {
     tree.attributes("dev/vfio", &[("vfio", 0o666, "")])?;
     let (major, minor) = CONTAINER_DEVICE;
     tree.attributes(
@@ -114,52 +87,51 @@ pub(super) fn groups(tree: &Tree, machine: &Machine, functions: &[Function<'_>])
             ),
         ],
     )?;
-    let reserved = super::iommu::reserved_regions(&machine.iommu);
-    let domain_type = if machine.without_iommu() {
-        "unknown"
-    } else {
-        "DMA-FQ"
-    };
-    tree.directory("sys/class/vfio")?;
-    for group in machine.groups() {
-        let (major, minor) = machine
-            .group_device(group)
-            .expect("it is one of the machine's groups");
-        let name = machine.group_node(group);
-        let node = format!("sys/devices/virtual/vfio/{name}");
-        tree.attributes(
-            &node,
+    tree.directory("sys/class/vfio")
+}
+
+impl Tree {
+    /// A function is VFIO's: its group has a node.
+    ///
+    /// # Errors
+    /// What making files gave.
+    pub fn register(&self, machine: &Machine, function: &Function) -> io::Result<()> {
+        let (major, minor) = (GROUP_MAJOR, function.group);
+        let name = machine.group_node(minor);
+        let (directory, node) = places(&name);
+        if self.exists(&node) {
+            return Ok(());
+        }
+        let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME=vfio/{name}");
+        self.attributes(
+            &directory,
             &[
                 ("dev", 0o444, &format!("{major}:{minor}")),
-                (
-                    "uevent",
-                    0o644,
-                    &format!("MAJOR={major}\nMINOR={minor}\nDEVNAME=vfio/{name}"),
-                ),
+                ("uevent", 0o644, &uevent),
             ],
         )?;
-        tree.link(&format!("{node}/subsystem"), "sys/class/vfio")?;
-        tree.link(&format!("sys/class/vfio/{name}"), &node)?;
-        tree.file(&format!("dev/vfio/{name}"), 0o666, b"")?;
-        tree.attributes(
-            &format!("sys/kernel/iommu_groups/{group}"),
-            &[
-                ("reserved_regions", 0o444, reserved),
-                ("type", 0o644, domain_type),
-            ],
-        )?;
-        if machine.without_iommu() {
-            let directory = format!("sys/kernel/iommu_groups/{group}");
-            tree.attributes(&directory, &[("name", 0o444, "vfio-noiommu")])?;
-        }
-        tree.directory(&format!("sys/kernel/iommu_groups/{group}/devices"))?;
+        self.link(&format!("{directory}/subsystem"), "sys/class/vfio")?;
+        self.link(&format!("sys/class/vfio/{name}"), &directory)?;
+        self.file(&node, 0o666, b"")
     }
-    for function in functions {
-        let path = format!(
-            "sys/kernel/iommu_groups/{}/devices/{}",
-            function.group, function.bdf
-        );
-        tree.link(&path, &format!("sys/devices/{}", function.directory()))?;
+
+    /// The last function of a group is VFIO's no longer: the group has no node.
+    ///
+    /// # Errors
+    /// What removing files gave.
+    pub fn remove_group_node(&self, machine: &Machine, group: u32) -> io::Result<()> {
+        let name = machine.group_node(group);
+        let (directory, node) = places(&name);
+        self.remove(&node)?;
+        self.remove(&format!("sys/class/vfio/{name}"))?;
+        self.remove(&directory)
     }
-    Ok(())
+}
+
+/// The directory in sysfs and the node of a group whose node is called `name`.
+fn places(name: &str) -> (String, String) {
+    (
+        format!("sys/devices/virtual/vfio/{name}"),
+        format!("dev/vfio/{name}"),
+    )
 }
