@@ -48,6 +48,7 @@ errnos! {
     EMSGSIZE = 90, "Message too long";
     EOPNOTSUPP = 95, "Operation not supported";
     EADDRINUSE = 98, "Address already in use";
+    ECONNREFUSED = 111, "Connection refused";
 }
 
 impl Errno {

@@ -4,7 +4,7 @@
 //! all duplicates of its descriptor and released when the last one closes (`Drop`).
 
 use std::any::Any;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use swiommu_abi::Errno;
@@ -28,6 +28,13 @@ pub struct Call<'a> {
 pub trait Files {
     /// The file behind its descriptor `fd`, or `None` when that is not one of ours (or not open).
     fn get(&self, fd: i32) -> Option<Arc<dyn File>>;
+    /// The number that a new descriptor will have for it, when it must be told before the call ends ([`Answer::Also`]).
+    ///
+    /// # Errors
+    /// EMFILE; ENODEV when the process is gone.
+    fn number(&self, object: BorrowedFd<'_>) -> Result<i32, Errno> {
+        Ok(object.as_raw_fd())
+    }
     /// The process, if it is another one than this.
     fn process(&self) -> Option<Arc<dyn Process>> {
         None

@@ -16,6 +16,7 @@ pub mod notice;
 pub mod pci;
 pub mod report;
 pub mod run;
+pub mod service;
 pub mod vfio;
 
 pub use run::open_run;

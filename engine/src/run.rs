@@ -11,7 +11,7 @@ use swiommu_mem::fd;
 use swiommu_mem::{Client, UserAddr, limit};
 
 use crate::device;
-use crate::door::{Call, Engine, File, NewFile};
+use crate::door::{self, Call, Engine, File, NewFile};
 use crate::hostdrv::lock::Lock;
 use crate::hostdrv::{self, Host};
 use crate::iommufd::file::IommuFile;
@@ -51,6 +51,7 @@ pub struct Run {
     dir: PathBuf,
     host: OnceLock<Host>,
     listens: OnceLock<()>,
+    service: OnceLock<&'static dyn door::Host>,
     groups: BTreeMap<u32, Arc<Group>>,
     pins: Arc<Pins>,
     locked: Arc<Locked>,
@@ -111,6 +112,7 @@ impl Run {
             dir,
             host: OnceLock::new(),
             listens: OnceLock::new(),
+            service: OnceLock::new(),
             groups,
             pins: Arc::default(),
             locked: Arc::default(),
@@ -255,7 +257,20 @@ pub fn open_run(dir: &str, options: Options, client: Client) -> Result<Arc<dyn E
     Ok(Arc::new(OpenRun(Run::open(dir, options, client)?)))
 }
 
+impl Run {
+    /// From now on other processes of the run reach this one.
+    pub fn serve(&self) {
+        if let Some(service) = self.service.get() {
+            service.serve();
+        }
+    }
+}
+
 impl Engine for OpenRun {
+    fn attach(&self, host: &'static dyn door::Host) {
+        let _ = self.0.service.set(host);
+    }
+
     fn open(&self, _: &Call<'_>, path: &str) -> Option<Result<NewFile, Errno>> {
         let run = &self.0;
         if path == "/proc/self/pagemap" {

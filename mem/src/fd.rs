@@ -5,7 +5,7 @@ use crate::raw::errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use std::cell::Cell;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use swiommu_abi::Errno;
 
@@ -99,16 +99,43 @@ pub fn make_room() {
 /// One bit per number: a descriptor of ours.
 static OWNED: [AtomicU64; REMEMBERED / 64] = [const { AtomicU64::new(0) }; REMEMBERED / 64];
 
+/// Of these, those that a child of fork goes on using.
+static KEPT: [AtomicU64; REMEMBERED / 64] = [const { AtomicU64::new(0) }; REMEMBERED / 64];
+
 /// The word and bit of a number, if it is remembered.
 fn owned_bit(fd: i32) -> Option<(&'static AtomicU64, u64)> {
+    bit_of(&OWNED, fd)
+}
+
+fn bit_of(set: &'static [AtomicU64], fd: i32) -> Option<(&'static AtomicU64, u64)> {
     let at = usize::try_from(fd).ok()?;
-    Some((OWNED.get(at / 64)?, 1 << (at % 64)))
+    Some((set.get(at / 64)?, 1 << (at % 64)))
+}
+
+/// In the child of a fork: closes the parent's descriptors, which the child only has copies of, but for those kept.
+pub fn forked() {
+    for (at, (owned, kept)) in OWNED.iter().zip(&KEPT).enumerate() {
+        let kept = kept.load(Ordering::Relaxed);
+        let mut rest = owned.load(Ordering::Relaxed) & !kept;
+        owned.store(kept, Ordering::Relaxed);
+        while rest != 0 {
+            let fd = (at * 64) as i32 + rest.trailing_zeros() as i32;
+            rest &= rest - 1;
+            // SAFETY: the number is of a descriptor of ours, whose owner is the parent's and never dropped here.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
 }
 
 /// Whether a number is a descriptor of ours, which the client never opened and so must not close or replace. One load.
 #[inline]
 pub fn owns(fd: i32) -> bool {
     owned_bit(fd).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+}
+
+/// Whether there is any such number.
+pub fn owns_any() -> bool {
+    OWNED.iter().any(|word| word.load(Ordering::Relaxed) != 0)
 }
 
 /// A descriptor of ours, out of the client's way and known to [`owns`] while it lives.
@@ -132,6 +159,18 @@ impl Hidden {
         }
         Ok(Hidden(fd))
     }
+
+    /// The same for one that a child of fork goes on using.
+    ///
+    /// # Errors
+    /// As [`Hidden::new`].
+    pub fn kept(fd: OwnedFd) -> Result<Hidden, Errno> {
+        let hidden = Hidden::new(fd)?;
+        if let Some((word, bit)) = bit_of(&KEPT, hidden.0.as_raw_fd()) {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        Ok(hidden)
+    }
 }
 
 impl AsFd for Hidden {
@@ -142,8 +181,10 @@ impl AsFd for Hidden {
 
 impl Drop for Hidden {
     fn drop(&mut self) {
-        if let Some((word, bit)) = owned_bit(self.0.as_raw_fd()) {
-            word.fetch_and(!bit, Ordering::Relaxed);
+        for set in [&OWNED, &KEPT] {
+            if let Some((word, bit)) = bit_of(set, self.0.as_raw_fd()) {
+                word.fetch_and(!bit, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -197,6 +238,18 @@ pub fn keep_on_exec(fd: impl AsFd) -> Result<(), Errno> {
 /// Another descriptor of the same file, with the lowest free number: one for the client.
 pub fn duplicate(fd: impl AsFd) -> Result<OwnedFd, Errno> {
     rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(errno)
+}
+
+/// A duplicate of a descriptor of this process by its number, whatever process calls.
+///
+/// # Errors
+/// `EBADF`, `EMFILE`.
+pub fn own(fd: i32) -> Result<OwnedFd, Errno> {
+    if fd < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: the number is borrowed for one system call, which checks it.
+    duplicate(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
 /// Whether a number of the client is an open descriptor.

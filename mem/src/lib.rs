@@ -29,6 +29,7 @@ pub mod park;
 mod populate;
 pub mod quiet;
 mod raw;
+pub mod share;
 mod watch;
 mod window;
 

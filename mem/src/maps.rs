@@ -14,11 +14,25 @@ pub(crate) struct Area {
     pub last: u64,
     /// MAP_SHARED.
     pub shared: bool,
+    pub readable: bool,
     pub writable: bool,
+    pub executable: bool,
+    /// Of the first byte in the file.
+    pub offset: u64,
     /// `major:minor` of the file's device as written in the list; `00:00` for anonymous memory.
     pub device: String,
+    pub inode: u64,
     /// Path or label; empty for anonymous memory.
     pub name: String,
+}
+
+impl Area {
+    /// The file's device as stat numbers it.
+    pub fn device_number(&self) -> u64 {
+        let part = |text| u32::from_str_radix(text, 16).unwrap_or(0);
+        let (major, minor) = self.device.split_once(':').unwrap_or(("0", "0"));
+        rustix::fs::makedev(part(major), part(minor))
+    }
 }
 
 /// A whole file of procfs.
@@ -47,16 +61,22 @@ fn parse(line: &str) -> Option<Area> {
     let mut words = line.splitn(6, ' ');
     let (first, end) = words.next()?.split_once('-')?;
     let mode = words.next()?.as_bytes();
-    let device = words.nth(1)?.to_owned();
-    let name = words.nth(1).unwrap_or("").trim_start().to_owned();
+    let offset = u64::from_str_radix(words.next()?, 16).ok()?;
+    let device = words.next()?.to_owned();
+    let inode = words.next()?.parse().ok()?;
+    let name = words.next().unwrap_or("").trim_start().to_owned();
     let first = u64::from_str_radix(first, 16).ok()?;
     let last = u64::from_str_radix(end, 16).ok()? - 1;
     Some(Area {
         first,
         last,
         shared: *mode.get(3)? == b's',
+        readable: *mode.first()? == b'r',
         writable: *mode.get(1)? == b'w',
+        executable: *mode.get(2)? == b'x',
+        offset,
         device,
+        inode,
         name,
     })
 }
@@ -206,6 +226,8 @@ mod tests {
             (area.device.as_str(), area.name.as_str()),
             ("fd:01", "/a file (deleted)")
         );
+        assert_eq!((area.offset, area.inode), (0x1000, 77));
+        assert_eq!(area.device_number(), rustix::fs::makedev(0xfd, 1));
     }
 
     #[test]

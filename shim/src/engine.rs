@@ -10,6 +10,7 @@ use swiommu_mem::{Client, UserAddr};
 
 use crate::files::Table;
 use crate::lock::Lock;
+use crate::remote::service::Serving;
 use crate::{config, guard, process, sys};
 
 /// How an engine is made from the run's directory.
@@ -76,6 +77,7 @@ fn build() -> bool {
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     match factory(&config.run) {
         Ok(engine) => {
+            engine.attach(&Serving);
             ENGINE.store(Box::into_raw(Box::new(engine)), Ordering::Release);
             crate::ready();
             true

@@ -160,16 +160,31 @@ pub fn mark(fd: c_int, mark: Mark) {
     }
 }
 
-/// In the child of a fork: every file becomes what `f` makes of it; the parent's are not dropped.
-pub fn forked(f: impl Fn(&Arc<dyn File>) -> Arc<dyn File>) {
-    for place in &TABLE {
+/// Every number that is the engine's, with its file.
+pub fn each(mut f: impl FnMut(c_int, Arc<dyn File>)) {
+    for (base, place) in TABLE.iter().enumerate() {
         // SAFETY: published chunks live forever.
         let Some(chunk) = (unsafe { place.load(Ordering::Acquire).as_ref() }) else {
             continue;
         };
-        for slot in &chunk.slots {
+        for (index, slot) in chunk.slots.iter().enumerate() {
+            if let Some(file) = slot.get() {
+                f((base * CHUNK + index) as c_int, file);
+            }
+        }
+    }
+}
+
+/// In the child of a fork: every file becomes what `f` makes of it; the parent's are not dropped.
+pub fn forked(mut f: impl FnMut(c_int, &Arc<dyn File>) -> Arc<dyn File>) {
+    for (base, place) in TABLE.iter().enumerate() {
+        // SAFETY: published chunks live forever.
+        let Some(chunk) = (unsafe { place.load(Ordering::Acquire).as_ref() }) else {
+            continue;
+        };
+        for (index, slot) in chunk.slots.iter().enumerate() {
             // SAFETY: the child of a fork has one thread.
-            unsafe { slot.replace_after_fork(&f) }
+            unsafe { slot.replace_after_fork(|file| f((base * CHUNK + index) as c_int, file)) }
         }
     }
 }

@@ -14,6 +14,7 @@
 //!   libc_entry  libc's own calls of munmap and its kin
 //!   mock      what selftests of the kernel want, in a run with test equipment
 //!   process   fork, vfork, exit
+//!   remote    files that several processes have
 //! ```
 //!
 //! In a process without `SWIOMMU_RUN` every symbol is libc's.
@@ -52,6 +53,8 @@ pub mod process;
 #[cfg(not(loom))]
 mod real;
 #[cfg(not(loom))]
+pub mod remote;
+#[cfg(not(loom))]
 mod selftest;
 #[cfg(not(loom))]
 pub mod signals;
@@ -86,6 +89,7 @@ extern "C" fn begin() {
     }
     paths::working_directory_changed();
     attributes::inherited();
+    remote::adopt::inherited(&config.run);
     if config.options.audit {
         audit::begin();
     }

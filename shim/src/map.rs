@@ -16,6 +16,7 @@ use swiommu_abi::Errno;
 use swiommu_engine::door::{File, Span};
 use swiommu_mem::UserAddr;
 
+use crate::remote::share;
 use crate::sys::{self, syscall};
 use crate::traps::{self, Range};
 use crate::{engine, guard};
@@ -354,6 +355,7 @@ pub unsafe fn advise(site: usize, first: usize, bytes: usize, advice: c_int) -> 
         libc::MADV_DONTNEED | libc::MADV_FREE | libc::MADV_REMOVE | MADV_DONTNEED_LOCKED
     ) {
         engine::vacate(site, first, bytes);
+        share::discarded(first, bytes);
     }
     // SAFETY: the caller's.
     unsafe { syscall!(sys::SYS_madvise, first, bytes, advice as isize) }

@@ -1,24 +1,18 @@
 //! fork, vfork and exit: which process we are, and what a child inherits.
 //!
-//! A child of fork has copies of the table and of the mappings but not the parent's engine. What it inherited answers
-//! EIO, with one line that says so; it may open its own files. A child of vfork shares our memory under another id:
-//! what it closes is its own copy of the descriptor, never ours.
+//! A child of fork has copies of the table and of the mappings but not the parent's engine: what it inherited is
+//! answered there ([`remote`]). Files that it opens itself get an engine of its own. A child of vfork shares our memory
+//! under another id: what it closes is its own copy of the descriptor, never ours.
 #![allow(unsafe_code)] // registration with libc
 
-use std::any::Any;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, Ordering};
 
-use swiommu_abi::Errno;
-use swiommu_engine::door::{Answer, Call, CharDevice, File, Mmio};
-use swiommu_mem::UserAddr;
-
-use crate::{engine, files, guard, heap, sys, traps};
+use crate::remote::file::Inherited;
+use crate::{engine, files, guard, heap, remote, sys, traps};
 
 static OWNER: AtomicI32 = AtomicI32::new(0);
 /// A byte that is 0 in a child of fork until the child has been put right.
 static WITNESS: AtomicPtr<AtomicU8> = AtomicPtr::new(std::ptr::null_mut());
-static TOLD: AtomicBool = AtomicBool::new(false);
 
 /// Whether the caller runs in memory that belongs to another process: between vfork and exec.
 pub fn is_borrowed() -> bool {
@@ -26,68 +20,8 @@ pub fn is_borrowed() -> bool {
     owner != 0 && owner != sys::pid()
 }
 
-/// A file of the parent, seen from the child of a fork.
-struct Inherited {
-    link: String,
-    device: Option<CharDevice>,
-}
-
-impl Inherited {
-    fn refuse<T>(&self) -> Result<T, Errno> {
-        if !TOLD.swap(true, Ordering::Relaxed) {
-            sys::stderr(&[
-                "swiommu: not supported by swiommu: a VFIO descriptor inherited over fork (",
-                &self.link,
-                ")\n",
-            ]);
-        }
-        Err(Errno::EIO)
-    }
-}
-
-impl File for Inherited {
-    fn link(&self) -> String {
-        self.link.clone()
-    }
-    fn char_device(&self) -> Option<CharDevice> {
-        self.device
-    }
-    fn ioctl(&self, _: &Call<'_>, _: u32, _: u64) -> Result<Answer, Errno> {
-        self.refuse()
-    }
-    fn pread(&self, _: &Call<'_>, _: UserAddr, _: u64, _: u64) -> Result<u64, Errno> {
-        self.refuse()
-    }
-    fn pwrite(&self, _: &Call<'_>, _: UserAddr, _: u64, _: u64) -> Result<u64, Errno> {
-        self.refuse()
-    }
-    fn mmap(
-        &self,
-        _: &Call<'_>,
-        _: u64,
-        _: u64,
-        _: bool,
-    ) -> Result<Vec<(u64, swiommu_engine::door::Span)>, Errno> {
-        self.refuse()
-    }
-    fn mmio(&self, _: &Call<'_>, _: u64, _: u8, _: Mmio) -> u64 {
-        let _ = self.refuse::<()>();
-        u64::MAX
-    }
-}
-
-/// What a child has instead of the parent's file.
-pub fn inherited(file: &Arc<dyn File>) -> Arc<dyn File> {
-    if (&**file as &dyn Any).is::<Inherited>() {
-        return Arc::clone(file);
-    }
-    Arc::new(Inherited {
-        link: file.link(),
-        device: file.char_device(),
-    })
-}
-
 extern "C" fn before_fork() {
+    remote::quiesce();
     engine::quiesce();
     traps::quiesce();
     heap::quiesce();
@@ -97,6 +31,7 @@ extern "C" fn in_parent() {
     heap::resume();
     traps::resume();
     engine::resume();
+    remote::resume();
 }
 
 extern "C" fn in_child() {
@@ -147,11 +82,14 @@ fn become_child() {
     bear_witness();
     heap::resume();
     guard::forked();
-    OWNER.store(sys::pid(), Ordering::Relaxed);
+    let parent = OWNER.swap(sys::pid(), Ordering::Relaxed);
     guard::enter(|| {
         engine::forked();
-        traps::forked();
-        files::forked(inherited);
+        remote::forked();
+        let mut inherited = Inherited::new(parent as u32);
+        files::forked(|number, file| inherited.behind(number, file));
+        traps::forked(|file| inherited.mapped(file));
+        remote::settled();
     });
     crate::audit::forked();
     if let Some(config) = crate::config::get() {

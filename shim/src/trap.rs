@@ -61,6 +61,9 @@ const FAULT_WRITE: i64 = 2;
 /// `false`: the fault is not ours, the client mapped the page without this right (reading a page mapped for writing
 /// only is allowed, as on x86), or the instruction cannot be carried out (reported).
 pub fn on_fault(address: u64, context: &mut libc::ucontext_t) -> bool {
+    if swiommu_mem::share::is_moving(address) {
+        return true;
+    }
     let Some(range) = traps::at(address as usize).filter(|range| range.trap) else {
         return false;
     };

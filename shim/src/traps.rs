@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use swiommu_engine::door::File;
 
+use crate::guard;
 use crate::lock::Lock;
-use crate::{guard, process};
 
 /// A mapped piece of a file, whole pages.
 #[derive(Clone)]
@@ -197,8 +197,8 @@ pub fn resume() {
     WRITER.busy.unlock();
 }
 
-/// After fork, in the child: the mappings stay, their files answer as inherited ones. The parent's are not dropped.
-pub fn forked() {
+/// After fork, in the child: the mappings stay, their files become what `f` makes of them. The parent's are not dropped.
+pub fn forked(mut f: impl FnMut(&Arc<dyn File>) -> Arc<dyn File>) {
     READERS.store(0, Ordering::SeqCst);
     let old = CURRENT.load(Ordering::SeqCst);
     // SAFETY: the child has one thread, and the snapshot was whole when `quiesce` returned.
@@ -206,7 +206,7 @@ pub fn forked() {
         let new: Snapshot = old
             .iter()
             .map(|range| Range {
-                file: process::inherited(&range.file),
+                file: f(&range.file),
                 ..range.clone()
             })
             .collect();

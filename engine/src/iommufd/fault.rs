@@ -275,7 +275,7 @@ pub fn alloc(command: &Command<'_>, cmd: &mut iommufd::FaultQueueAlloc) -> Resul
         }),
     };
     cmd.out_fault_id = reserved.id();
-    cmd.out_fault_fd = Command::number(&object);
+    cmd.out_fault_fd = command.number(&object)?;
     command.respond(cmd)?;
     let queue = reserved.commit(queue).hold();
     command.open(NewFile {

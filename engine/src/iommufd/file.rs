@@ -4,7 +4,7 @@
 //! caller has beyond our struct must be zero, else E2BIG; what a shorter one does not have is zero.
 
 use std::cell::RefCell;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use swiommu_abi::{Errno, iommufd, iommufd_test};
@@ -78,8 +78,11 @@ impl Command<'_> {
     }
 
     /// The number that a new descriptor will have.
-    pub fn number(object: &OwnedFd) -> u32 {
-        object.as_raw_fd() as u32
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn number(&self, object: &OwnedFd) -> Result<u32, Errno> {
+        Ok(self.call.files.number(object.as_fd())? as u32)
     }
 
     /// The client gets a descriptor whose number is in the answer already.

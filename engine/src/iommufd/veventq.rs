@@ -197,7 +197,7 @@ pub fn alloc(command: &Command<'_>, cmd: &mut iommufd::VeventqAlloc) -> Result<(
         }),
     });
     cmd.out_veventq_id = reserved.id();
-    cmd.out_veventq_fd = Command::number(&object);
+    cmd.out_veventq_fd = command.number(&object)?;
     command.respond(cmd)?;
     queues.push(queue.clone());
     drop(queues);

@@ -79,7 +79,7 @@ impl RunDir {
     }
 
     fn fill(&self, machine: &mut Machine, identities: &[Identity]) -> io::Result<()> {
-        for name in ["locks", "media", "reports", "root"] {
+        for name in ["engines", "locks", "media", "reports", "root"] {
             fs::create_dir(self.path.join(name))?;
         }
         for device in &mut machine.devices {

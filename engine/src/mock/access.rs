@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use swiommu_abi::Errno;
 use swiommu_abi::iommufd_test as test;
 use swiommu_iommu::Pa;
-use swiommu_mem::fd::memfd;
+use swiommu_mem::fd::object;
 use swiommu_mem::{PAGE, UserAddr};
 
 use super::check::Resident;
@@ -116,7 +116,7 @@ pub fn create(command: &Command<'_>, cmd: &mut test::TestCmd) -> Result<(), Errn
     if answer.flags & !test::MOCK_FLAGS_ACCESS_CREATE_NEEDS_PIN_PAGES != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
-    let object = memfd("access", 0)?;
+    let object = object(0)?;
     if inject::fails() {
         return Err(Errno::ENOMEM);
     }
@@ -136,7 +136,7 @@ pub fn create(command: &Command<'_>, cmd: &mut test::TestCmd) -> Result<(), Errn
     });
     let ioas: Ref<IoasObject> = command.context.get(cmd.id)?;
     shared.access.attach(Some(&ioas))?;
-    answer.out_access_fd = Command::number(&object);
+    answer.out_access_fd = command.number(&object)?;
     respond(command, cmd, &answer)?;
     let held = reserved.commit(AccessObject).hold();
     command.open(NewFile {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use swiommu_abi::Errno;
 use swiommu_abi::iommufd_test as test;
 use swiommu_iommu::Pa;
-use swiommu_mem::fd::memfd;
+use swiommu_mem::fd;
 use swiommu_mem::{Mapping, PAGE};
 
 use super::arguments;
@@ -94,8 +94,8 @@ pub fn get(command: &Command<'_>, cmd: &test::TestCmd) -> Result<(), Errno> {
     if inject::fails() {
         return Err(Errno::ENOMEM);
     }
-    let object = memfd("dmabuf", 0)?;
-    let memory = memfd("dmabuf", bytes)?;
+    let object = fd::object(0)?;
+    let memory = fd::memfd("dmabuf", bytes)?;
     let memory = Mapping::of_file_part(memory.as_fd(), 0, bytes, true)?;
     let file = DmaBufFile(Arc::new(MockDmaBuf {
         bytes,

@@ -48,7 +48,7 @@ impl DeviceFile {
             .map(|part| (part.offset, part.length))
             .collect();
         let export = self.function().export(get.region_index as u8, &parts)?;
-        let object = fd::memfd("dmabuf", export.bytes())?;
+        let object = fd::object(export.bytes())?;
         if get.open_flags & rustix::fs::OFlags::CLOEXEC.bits() == 0 {
             fd::keep_on_exec(&object)?;
         }

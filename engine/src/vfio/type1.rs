@@ -3,11 +3,12 @@
 //! Version 1 and version 2 differ in unmap alone. v1: a range that begins inside a mapping unmaps nothing, one that
 //! covers the first address of a mapping unmaps the whole mapping. v2: a range that cuts a mapping in two is EINVAL.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use swiommu_abi::{Errno, vfio};
 use swiommu_iommu::Prot;
-use swiommu_mem::UserAddr;
+use swiommu_mem::{UserAddr, Window};
 use zerocopy::IntoBytes;
 
 use super::argsz::{Chain, copy_in, copy_out, through};
@@ -23,6 +24,8 @@ pub struct Type1 {
     v2: bool,
     /// The address space.
     pub ioas: Ioas,
+    /// What shows memory of other processes here, by first device address; goes after the mappings.
+    windows: BTreeMap<u64, Window>,
     /// Dirty tracking is on.
     pub(super) tracking: bool,
     available: u32,
@@ -50,6 +53,7 @@ impl Type1 {
         Type1 {
             v2,
             ioas,
+            windows: BTreeMap::new(),
             tracking: false,
             available: run.machine.vfio.dma_entry_limit,
         }
@@ -158,16 +162,16 @@ impl Type1 {
             return Err(Errno::ENOSPC);
         }
         let record = CallRecord::new(call, "VFIO_IOMMU_MAP_DMA", &run.options);
+        let window = window(call, &map)?;
+        let va = window
+            .as_ref()
+            .map_or(UserAddr(map.vaddr), |window| window.base());
         self.ioas
-            .map(
-                map.iova,
-                UserAddr(map.vaddr),
-                map.size,
-                prot,
-                run.memlock(),
-                record,
-            )
+            .map(map.iova, va, map.size, prot, run.memlock(), record)
             .map_err(|error| error.errno())?;
+        if let Some(window) = window {
+            self.windows.insert(map.iova, window);
+        }
         self.available -= 1;
         Ok(())
     }
@@ -214,6 +218,11 @@ impl Type1 {
         let record = CallRecord::new(call, "VFIO_IOMMU_UNMAP_DMA", &run.options);
         let asked = unmap.size;
         unmap.size = self.ioas.unmap(firsts, &record);
+        if !self.windows.is_empty() {
+            for first in firsts {
+                self.windows.remove(first);
+            }
+        }
         self.available += firsts.len() as u32;
         if unmap.size == 0 && !all {
             run.reports.note(
@@ -298,4 +307,15 @@ impl Type1 {
             .take_while(|at| self.v2 || *at >= first)
             .collect()
     }
+}
+
+/// Memory of another process, which maps its own, as it appears here; `None` for a call of this process.
+fn window(call: &Call<'_>, map: &vfio::DmaMap) -> Result<Option<Window>, Errno> {
+    let Some(process) = call.files.process() else {
+        return Ok(None);
+    };
+    let window = Window::reserve(map.size)?;
+    let write = map.flags & vfio::DMA_MAP_FLAG_WRITE != 0;
+    process.pin(UserAddr(map.vaddr), map.size, write, &window, 0)?;
+    Ok(Some(window))
 }

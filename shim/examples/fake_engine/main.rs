@@ -1,12 +1,11 @@
 //! The preloaded library with a toy engine behind it, for the tests of the library alone: one container, one group and
 //! one device whose first page is memory and whose second page is registers.
-#![allow(unsafe_code, missing_docs)] // the constructor, and plain copies: the tests' addresses are good
+#![allow(unsafe_code, missing_docs)] // the constructor
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use swiommu::{engine, sys};
 use swiommu_abi::Errno;
 use swiommu_engine::door::{Answer, Call, CharDevice, Engine, File, Mmio, NewFile, Span};
@@ -18,9 +17,7 @@ struct Fake {
 }
 
 fn object() -> OwnedFd {
-    let fd = memfd_create(c"fake", MemfdFlags::CLOEXEC).expect("memfd");
-    ftruncate(&fd, 8192).expect("size");
-    fd
+    swiommu_mem::fd::object(8192).expect("a memory file")
 }
 
 fn new(file: impl File) -> NewFile {
@@ -28,6 +25,11 @@ fn new(file: impl File) -> NewFile {
         object: object(),
         file: Arc::new(file),
     }
+}
+
+/// The number an argument points to.
+fn number(call: &Call<'_>, arg: u64) -> i32 {
+    call.client.read_obj(UserAddr(arg)).unwrap_or(-1)
 }
 
 struct Container;
@@ -71,8 +73,7 @@ impl File for Group {
     }
     fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno> {
         match cmd {
-            // SAFETY: the tests pass a good pointer.
-            0x3b68 => match call.files.get(unsafe { (arg as *const i32).read() }) {
+            0x3b68 => match call.files.get(number(call, arg)) {
                 Some(file) if file.link() == "/dev/vfio/vfio" => Ok(Answer::Value(0)),
                 Some(_) => Err(Errno::EINVAL),
                 None => Err(Errno::EBADF),
@@ -102,24 +103,25 @@ impl File for Device {
             _ => Err(Errno::ENOTTY),
         }
     }
-    fn pread(&self, _: &Call<'_>, to: UserAddr, bytes: u64, offset: u64) -> Result<u64, Errno> {
+    fn pread(&self, call: &Call<'_>, to: UserAddr, bytes: u64, offset: u64) -> Result<u64, Errno> {
         if offset >= 256 {
             return Ok(0);
         }
         let bytes = bytes.min(256 - offset);
-        for index in 0..bytes {
-            // SAFETY: the tests pass good buffers.
-            unsafe { ((to.0 + index) as *mut u8).write((offset + index) as u8) }
-        }
+        let data: Vec<u8> = (offset..offset + bytes).map(|byte| byte as u8).collect();
+        call.client.write(to, &data).map_err(|_| Errno::EFAULT)?;
         Ok(bytes)
     }
-    fn pwrite(&self, _: &Call<'_>, from: UserAddr, bytes: u64, offset: u64) -> Result<u64, Errno> {
+    fn pwrite(
+        &self,
+        call: &Call<'_>,
+        from: UserAddr,
+        bytes: u64,
+        offset: u64,
+    ) -> Result<u64, Errno> {
         if offset == 0x1000 && bytes == 8 {
-            // SAFETY: the tests pass good buffers.
-            self.register.store(
-                unsafe { (from.0 as *const u64).read_unaligned() },
-                Ordering::SeqCst,
-            );
+            let value = call.client.read_obj(from).map_err(|_| Errno::EFAULT)?;
+            self.register.store(value, Ordering::SeqCst);
         }
         Ok(bytes)
     }

@@ -5,6 +5,7 @@ use std::ffi::{c_int, c_uint};
 
 use swiommu_abi::Errno;
 
+use crate::remote::registry;
 use crate::sys::{self, fail, ret_int, syscall};
 use crate::{engine, files, guard, process};
 
@@ -13,7 +14,7 @@ const CLOSE_RANGE_CLOEXEC: c_uint = 4;
 /// Whether the engine keeps this number for itself: the client never opened it.
 fn hidden(fd: c_int) -> bool {
     !guard::inside()
-        && engine::existing().is_some_and(|engine| engine.owns(fd))
+        && (swiommu_mem::fd::owns(fd) || engine::existing().is_some_and(|engine| engine.owns(fd)))
         && !process::is_borrowed()
 }
 
@@ -34,6 +35,7 @@ pub fn close_raw(fd: c_int) -> c_int {
     };
     let result = sys::close(fd);
     guard::enter(|| drop(file));
+    registry::reap();
     ret_int(result)
 }
 
@@ -78,30 +80,31 @@ fn close_range_at(first: c_uint, last: c_uint, flags: c_uint) -> c_int {
         }
         next = fd + 1;
     }
-    if next <= last {
+    let result = if next <= last {
         ret_int(raw(next, last))
     } else {
         0
-    }
+    };
+    registry::reap();
+    result
 }
 
 /// The engine's own numbers within a range.
 fn owned(first: c_uint, last: c_uint) -> impl Iterator<Item = c_uint> {
     let engine = engine::existing();
+    let owns = move |fd| swiommu_mem::fd::owns(fd) || engine.is_some_and(|engine| engine.owns(fd));
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
         .current
         .unwrap_or(1 << 20);
-    let end = if engine.is_some() {
-        last.min(limit.min(1 << 20) as c_uint)
-    } else {
-        0
-    };
-    (first..=end).filter(move |fd| engine.is_some_and(|engine| engine.owns(*fd as c_int)))
+    let end = last.min(limit.min(1 << 20) as c_uint);
+    let any = engine.is_some() || swiommu_mem::fd::owns_any();
+    (first..=if any { end } else { 0 }).filter(move |fd| owns(*fd as c_int))
 }
 
 fn duplicated(old: c_int, new: isize) -> c_int {
     if new >= 0 && !guard::inside() && !process_is_other(old, new as c_int) {
         files::duplicate(old, new as c_int);
+        registry::reap();
     }
     ret_int(new)
 }

@@ -62,6 +62,7 @@ pub fn catch_libc() -> Vec<(&'static str, Result<(), Refused>)> {
     caught
 }
 
+pub mod alone;
 pub mod attr;
 pub mod dir;
 pub mod exec;
@@ -72,6 +73,7 @@ pub mod ioctl;
 pub mod link;
 pub mod map;
 pub mod open;
+pub mod socket;
 pub mod stat;
 pub mod stream;
 pub mod syscall;

@@ -10,6 +10,7 @@ use swiommu_engine::door::NewFile;
 
 use crate::files::{self, Mark};
 use crate::paths::{self, Path};
+use crate::remote::registry;
 use crate::{attributes, engine, guard, mock, process, stat, sys};
 
 /// # Safety
@@ -115,6 +116,8 @@ fn node(place: &Path, flags: c_int, site: usize) -> Option<c_int> {
 
 /// Opens a file that the machine answers for: `None` if it does not.
 fn machine_file(path: &str, flags: c_int, site: usize) -> Option<c_int> {
+    // What a process that has ended was the last to have is free by now.
+    registry::reap();
     let Some(engine) = engine::get() else {
         return Some(sys::fail(Errno::EIO) as c_int);
     };

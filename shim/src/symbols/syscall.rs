@@ -3,7 +3,7 @@
 
 use std::ffi::{c_char, c_int, c_long};
 
-use super::{fd, io, ioctl, map, open, stat};
+use super::{alone, fd, io, ioctl, map, open, socket, stat};
 use crate::sys::{ret, syscall};
 
 export! {
@@ -31,11 +31,18 @@ export! {
             libc::SYS_madvise => map::madvise_sited(a, b, c as c_int, 0) as c_long,
             libc::SYS_mremap => map::mremap_sited(a, b, c, d as c_int, e, 0) as c_long,
             libc::SYS_mprotect => map::mprotect(a, b, c as c_int) as c_long,
+            libc::SYS_recvmsg => socket::recvmsg(a as c_int, b as *mut _, c as c_int) as c_long,
+            libc::SYS_unshare => alone::unshare(a as c_int) as c_long,
+            libc::SYS_setns => alone::setns(a as c_int, b as c_int) as c_long,
             libc::SYS_stat => stat::stat(path, b as *mut _) as c_long,
             libc::SYS_lstat => stat::lstat(path, b as *mut _) as c_long,
             libc::SYS_fstat => stat::fstat(a as c_int, b as *mut _) as c_long,
             libc::SYS_newfstatat => stat::fstatat(a as c_int, second, c as *mut _, d as c_int) as c_long,
             libc::SYS_statx => stat::statx(a as c_int, second, c as c_int, d as u32, e as *mut _) as c_long,
+            libc::SYS_fork | libc::SYS_clone => {
+                crate::remote::offer();
+                ret(syscall!(number, a, b, c, d, e, f)) as c_long
+            }
             _ => ret(syscall!(number, a, b, c, d, e, f)) as c_long,
         }
     }

@@ -3,11 +3,13 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -109,6 +111,41 @@ static void maps(int fd)
 	SAY("munmap again", munmap(a, page));
 }
 
+/* A descriptor over a socket arrives as the file it is. */
+static void sockets(int fd)
+{
+	int pair[2], got;
+	char byte = 0, control[CMSG_SPACE(sizeof(int))] = { 0 };
+	struct iovec io = { &byte, 1 };
+	struct mmsghdr m = { .msg_hdr = { .msg_iov = &io, .msg_iovlen = 1, .msg_control = control,
+					  .msg_controllen = sizeof(control) } };
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m.msg_hdr);
+
+	SAY("socketpair", socketpair(AF_UNIX, SOCK_DGRAM, 0, pair));
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	for (int several = 0; several < 2; several++) {
+		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+		m.msg_hdr.msg_controllen = sizeof(control);
+		SAY("sendmsg", sendmsg(pair[0], &m.msg_hdr, 0));
+		if (several)
+			SAY("recvmmsg", recvmmsg(pair[1], &m, 1, 0, 0));
+		else
+			SAY("recvmsg", recvmsg(pair[1], &m.msg_hdr, 0));
+		memcpy(&got, CMSG_DATA(c), sizeof(got));
+		SAY("received", got != fd && lseek(got, 0, SEEK_END) == lseek(fd, 0, SEEK_END));
+		close(got);
+	}
+	SAY("recvmsg nothing", recvmsg(pair[1], &m.msg_hdr, MSG_DONTWAIT));
+	SAY("recvmmsg nothing", recvmmsg(pair[1], &m, 1, MSG_DONTWAIT, 0));
+	SAY("unshare", unshare(CLONE_FS));
+	SAY("unshare thread", unshare(CLONE_THREAD));
+	SAY("unshare bad", unshare(1));
+	SAY("setns", setns(fd, 0));
+	SAY("setns bad", setns(-1, CLONE_NEWUSER));
+}
+
 int main(int argc, char **argv)
 {
 	(void)argc;
@@ -117,5 +154,6 @@ int main(int argc, char **argv)
 	io(fd);
 	numbers(fd);
 	maps(fd);
+	sockets(fd);
 	return 0;
 }

@@ -1,0 +1,188 @@
+//! The owner's side: files that other processes may have too.
+//!
+//! A file enters when the process forks, or when another process asks for it, and stays until no process has its kernel
+//! object open. The kernel itself says when that is: the client's open file carries a shared lock, which goes with the
+//! last descriptor, wherever that is (in a child, or on its way through a socket); a second opening of the same inode,
+//! ours, can have the exclusive lock from then on.
+#![allow(unsafe_code)] // borrows the client's numbers
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::fs::{FileType, FlockOperation, flock, fstat};
+use rustix::process::{Pid, test_kill_process};
+use swiommu_engine::door::File;
+use swiommu_mem::fd::{self, Hidden};
+
+use super::Quiet;
+use super::file::RemoteFile;
+use crate::{files, guard};
+
+pub(super) struct Entry {
+    key: u64,
+    file: Arc<dyn File>,
+    /// `None`: the object is no memory file; the entry goes when the holder has closed it or ended.
+    probe: Option<Hidden>,
+    /// The process that an object was made for; `None`: this one.
+    holder: Option<u32>,
+}
+
+pub(super) static SHARED: Quiet<Vec<Entry>> = Quiet::new(Vec::new());
+/// Held while entries go: who finds none left knows that their files have ended.
+pub(super) static REAPING: Quiet<()> = Quiet::new(());
+/// Whether there are entries, or the last are going just now.
+static ANY: AtomicBool = AtomicBool::new(false);
+/// Keys of objects without an inode of their own.
+static NEXT: AtomicU64 = AtomicU64::new(1 << 63);
+
+/// The client's descriptor of a number.
+fn borrow<T>(number: i32, work: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+    // SAFETY: the number is borrowed for system calls, which check it.
+    work(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// What names the kernel object of a file, if it is a memory file.
+fn inode(object: BorrowedFd<'_>) -> Option<u64> {
+    let stat = fstat(object).ok()?;
+    (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat.st_ino)
+}
+
+/// Enters a file with a descriptor of its object: the key by which other processes name it.
+pub(super) fn enter(object: BorrowedFd<'_>, file: &Arc<dyn File>, holder: Option<u32>) -> u64 {
+    let known = SHARED.with(|entries| {
+        let same = |entry: &&Entry| Arc::ptr_eq(&entry.file, file);
+        entries.iter().find(same).map(|entry| entry.key)
+    });
+    if let Some(key) = known {
+        return key;
+    }
+    let inode = inode(object);
+    let probe = inode.and_then(|_| {
+        flock(object, FlockOperation::NonBlockingLockShared).ok()?;
+        Hidden::new(fd::reopen(object).ok()?).ok()
+    });
+    let key = inode.unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let entry = Entry {
+        key,
+        file: Arc::clone(file),
+        probe,
+        holder,
+    };
+    SHARED.with(|entries| entries.push(entry));
+    ANY.store(true, Ordering::Release);
+    key
+}
+
+/// Enters all files of this process, before a fork. Whether there are any that a child could use.
+pub(super) fn enter_all() -> bool {
+    let mut any = false;
+    guard::enter(|| {
+        files::each(|number, file| {
+            if RemoteFile::of(&file).is_none() {
+                borrow(number, |object| enter(object, &file, None));
+                any = true;
+            }
+        });
+    });
+    any
+}
+
+/// The key of a file that was entered.
+pub(super) fn key_of(file: &Arc<dyn File>) -> Option<u64> {
+    SHARED.with(|entries| {
+        let same = |entry: &&Entry| Arc::ptr_eq(&entry.file, file);
+        entries.iter().find(same).map(|entry| entry.key)
+    })
+}
+
+/// The file of a key.
+pub(super) fn find(key: u64) -> Option<Arc<dyn File>> {
+    let known = SHARED.with(|entries| {
+        let same = |entry: &&Entry| entry.key == key;
+        entries
+            .iter()
+            .find(same)
+            .map(|entry| Arc::clone(&entry.file))
+    });
+    known.or_else(|| find_open(key))
+}
+
+/// A file of this process's table by its inode; it enters, for another process has it.
+fn find_open(key: u64) -> Option<Arc<dyn File>> {
+    let mut found = None;
+    files::each(|number, file| {
+        if found.is_none() && RemoteFile::of(&file).is_none() && borrow(number, inode) == Some(key)
+        {
+            borrow(number, |object| enter(object, &file, None));
+            found = Some(file);
+        }
+    });
+    found
+}
+
+/// The file behind a descriptor of whatever process.
+pub(super) fn behind(object: BorrowedFd<'_>) -> Option<Arc<dyn File>> {
+    find(inode(object)?)
+}
+
+/// Something was closed here or elsewhere: files that no process has any more go. Whether some are left that only other
+/// processes have.
+#[inline]
+pub fn reap() -> bool {
+    ANY.load(Ordering::Acquire) && guard::enter(reap_now)
+}
+
+#[cold]
+fn reap_now() -> bool {
+    REAPING.with(|()| {
+        let (gone, orphans) = take_gone();
+        // A file's end may close others and take the engine's locks.
+        drop(gone);
+        SHARED.with(|entries| ANY.store(!entries.is_empty(), Ordering::Release));
+        orphans
+    })
+}
+
+/// Takes the entries out that nobody has any more; whether some are left that only other processes have.
+fn take_gone() -> (Vec<Entry>, bool) {
+    let mut here = Vec::new();
+    files::each(|_, file| here.push(Arc::as_ptr(&file).cast::<()>()));
+    let is_here = |entry: &Entry| here.contains(&Arc::as_ptr(&entry.file).cast());
+    SHARED.with(|entries| {
+        let gone: Vec<Entry> = entries
+            .extract_if(.., |entry| match &entry.probe {
+                None => entry.holder.map_or(!is_here(entry), |pid| !is_alive(pid)),
+                Some(probe) => {
+                    flock(probe.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok()
+                }
+            })
+            .collect();
+        let orphans = entries.iter().any(|entry| !is_here(entry));
+        (gone, orphans)
+    })
+}
+
+fn is_alive(pid: u32) -> bool {
+    let pid = Pid::from_raw(pid as i32);
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+/// A process has closed all it had of a file.
+pub(super) fn closed(key: u64, holder: u32) {
+    let gone = SHARED.with(|entries| {
+        let its = |entry: &Entry| {
+            entry.key == key && entry.probe.is_none() && entry.holder == Some(holder)
+        };
+        let at = entries.iter().position(its)?;
+        Some(entries.swap_remove(at))
+    });
+    drop(gone);
+    reap();
+}
+
+/// In the child of a fork: the entries are the parent's.
+pub(super) fn forget() {
+    SHARED.with(|entries| std::mem::forget(std::mem::take(entries)));
+    ANY.store(false, Ordering::Release);
+}
