@@ -1,6 +1,7 @@
 //! The commands of address spaces (`drivers/iommu/iommufd/ioas.c`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use swiommu_abi::{Errno, iommufd};
 use swiommu_iommu::Prot;
@@ -12,8 +13,10 @@ use super::file_pages::FilePages;
 use super::inject;
 use super::ioas::{Ioas, overlaps};
 use super::object::Ref;
+use super::other_pages::OtherPages;
 use super::pages::{Account, Mode, Pages, Source};
 use super::space::IoasObject;
+use crate::door::Process;
 
 /// IOMMU_IOAS_ALLOC.
 pub fn alloc(command: &Command<'_>, cmd: &mut iommufd::IoasAlloc) -> Result<(), Errno> {
@@ -134,10 +137,42 @@ pub fn map(command: &Command<'_>, cmd: &mut iommufd::IoasMap) -> Result<(), Errn
     let record = command.record(iommufd::IOAS_MAP);
     let iova = wanted.fixed.then_some(cmd.iova);
     let va = UserAddr(cmd.user_va);
+    let other = match command.call.files.process() {
+        Some(process) => Some(pages_of(process, va, cmd.length, wanted.prot, account)?),
+        None => None,
+    };
     let mut ioas = object.lock();
-    cmd.iova = ioas.map_user(iova, va, cmd.length, wanted.prot, account, record)?;
+    cmd.iova = match other {
+        Some(pages) => {
+            let slice = (va.0 % PAGE, cmd.length);
+            ioas.map_pages(iova, pages, slice, va.0, wanted.prot, record)?
+        }
+        None => ioas.map_user(iova, va, cmd.length, wanted.prot, account, record)?,
+    };
     drop(ioas);
     command.respond(cmd)
+}
+
+/// A set of pages of another process, which calls.
+fn pages_of(
+    process: Arc<dyn Process>,
+    va: UserAddr,
+    bytes: u64,
+    prot: Prot,
+    account: Account,
+) -> Result<Pages, Errno> {
+    va.0.checked_add(bytes).ok_or(Errno::EOVERFLOW)?;
+    let last = (va.0 % PAGE).checked_add(bytes.wrapping_sub(1));
+    let last = last.filter(|_| bytes != 0).ok_or(Errno::EINVAL)?;
+    let whole = last.checked_add(PAGE).ok_or(Errno::EINVAL)? & !(PAGE - 1);
+    let other = OtherPages::new(process, UserAddr(va.0 & !(PAGE - 1)), whole)?;
+    let writable = prot.contains(Prot::WRITE);
+    Ok(Pages::new(
+        other.base(),
+        writable,
+        Source::Other(other),
+        account,
+    ))
 }
 
 /// IOMMU_IOAS_MAP_FILE.

@@ -30,6 +30,7 @@ pub mod nested;
 pub mod nesting;
 pub mod object;
 pub mod option;
+mod other_pages;
 pub mod pages;
 pub mod pin_counts;
 pub mod pins;

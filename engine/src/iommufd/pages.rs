@@ -13,6 +13,7 @@ use swiommu_mem::{Client, PAGE, UserAddr};
 
 use super::file_pages::FilePages;
 use super::inject;
+use super::other_pages::OtherPages;
 use super::pins::{PagesId, Pins, Targets};
 
 /// How pinned pages are counted.
@@ -128,6 +129,8 @@ pub(super) enum Source {
     Client,
     /// A file.
     File(FilePages),
+    /// Memory of another process.
+    Other(OtherPages),
     /// Memory of a device.
     DmaBuf {
         buffer: Arc<dyn DmaBuf>,
@@ -236,6 +239,11 @@ impl Pages {
         matches!(self.source, Source::DmaBuf { .. })
     }
 
+    /// Whether its pages are where they are only while somebody holds them.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        matches!(self.source, Source::File(_) | Source::Other(_))
+    }
+
     /// Whether it is a file.
     pub(super) fn is_file(&self) -> bool {
         matches!(self.source, Source::File(_))
@@ -291,6 +299,8 @@ impl Pages {
                 Err(Errno::EFAULT)
             }
             Source::File(file) => file.fault_in(with.client, from * PAGE, bytes),
+            Source::Other(_) if inject::fails() => Err(Errno::EFAULT),
+            Source::Other(other) => other.fault_in(from * PAGE, bytes, self.writable),
             Source::DmaBuf { .. } => Ok(()),
         }
     }

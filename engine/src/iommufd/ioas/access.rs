@@ -7,7 +7,6 @@ use swiommu_iommu::{Pa, Prot};
 use swiommu_mem::{PAGE, UserAddr};
 
 use super::super::inject;
-use super::super::pages::Source;
 use super::{Area, Backing, Ioas};
 
 /// Told what the client unmaps: whoever has pinned a part of it gives that up before this returns.
@@ -206,7 +205,7 @@ impl Ioas {
     }
 
     fn copy(&self, area: &Area, at: UserAddr, data: &mut [u8], write: bool) -> Result<(), Errno> {
-        let mut of_file = None;
+        let mut elsewhere = None;
         if let Backing::Shared(pages) = &area.backing {
             if write && !pages.writable {
                 return Err(Errno::EPERM);
@@ -214,9 +213,9 @@ impl Ioas {
             if pages.is_device_memory() {
                 return Err(Errno::EINVAL);
             }
-            of_file = matches!(pages.source, Source::File(_)).then_some(pages);
+            elsewhere = pages.is_elsewhere().then_some(pages);
         }
-        let span = of_file.map(|pages| {
+        let span = elsewhere.map(|pages| {
             let from = at.0 - pages.base.0;
             (pages, from, from + (data.len() as u64 - 1))
         });

@@ -153,6 +153,7 @@ impl Ioas {
         let source = match &head.pages.source {
             Source::Client => head.pages.base.0,
             Source::File(file) => file.start(),
+            Source::Other(other) => other.there().0,
             Source::DmaBuf { start, .. } => *start,
         };
         self.insert(iova, slices, bytes, source + head.first, prot, mapped)
