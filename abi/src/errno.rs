@@ -42,6 +42,7 @@ errnos! {
     ERANGE = 34, "Numerical result out of range";
     EDEADLK = 35, "Resource deadlock avoided";
     ENOSYS = 38, "Function not implemented";
+    ENOMSG = 42, "No message of desired type";
     EBADE = 52, "Invalid exchange";
     EOVERFLOW = 75, "Value too large for defined data type";
     EBADFD = 77, "File descriptor in bad state";

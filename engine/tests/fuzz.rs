@@ -7,10 +7,11 @@ mod support;
 use proptest::prelude::*;
 use swiommu_abi::vfio;
 
-use support::memory::Memory;
+use support::memory::{Memory, address_of};
+use support::nvme::Driver;
 use support::vfio::{CONFIG, RW, region};
 use support::{Answered, Fd, Model, World, device, edu, machine, stub};
-use swiommu_engine::machine::{DeviceKind, Medium, NvmeConfig};
+use swiommu_engine::machine::{DeviceKind, Medium, Migration, NvmeConfig};
 
 /// One open file of each kind, and memory whose addresses the input can name.
 struct Target {
@@ -33,6 +34,7 @@ impl Target {
         let nvme = DeviceKind::Nvme(NvmeConfig {
             namespaces: vec![medium],
             queues: 4,
+            migration: Migration::All,
             ..NvmeConfig::default()
         });
         let world = World::new(machine(model, [edu(4, 4), stub(5, 5), device(6, 6, nvme)]));
@@ -148,6 +150,56 @@ fn any_file_access(target: &Target, which: u8, offset: u64, data: &[u8], write: 
     let _ = device.mmap(offset, data.len() as u64 * 4096);
 }
 
+/// Goes to a migration state; the transfer, if one begins.
+fn go(device: &Fd, to: u32) -> Option<Fd> {
+    let flags = vfio::DEVICE_FEATURE_MIG_DEVICE_STATE | vfio::DEVICE_FEATURE_SET;
+    let mut ask = [16u32, flags, to, 0];
+    match device.ioctl_raw(vfio::DEVICE_FEATURE, address_of(&mut ask[..])) {
+        Ok(Answered::Fd(fd)) => Some(fd),
+        _ => None,
+    }
+}
+
+/// Body: the state of a controller at work, with some bytes changed, is given back to it, and it works on.
+fn any_state(target: &Target, changes: &[(u16, u8)], cut: Option<u16>) -> bool {
+    let device = &target.devices[2];
+    let mut driver = Driver::new(1 << 20);
+    let bytes = support::nvme::PAGES * 4096;
+    target
+        .container
+        .map(1 << 20, driver.memory.base(), bytes, RW)
+        .unwrap();
+    driver.start(device);
+    driver.put_block(false, 1, 1, 0);
+    let out = go(device, vfio::DEVICE_STATE_STOP_COPY).expect("a transfer");
+    let mut state = vec![0; 1 << 16];
+    let bytes = out.pread(0, &mut state).unwrap() as usize;
+    state.truncate(bytes);
+    for (at, value) in changes {
+        let at = usize::from(*at) % bytes;
+        state[at] ^= value;
+    }
+    state.truncate(cut.map_or(bytes, |cut| usize::from(cut) % bytes));
+    let into = go(device, vfio::DEVICE_STATE_RESUMING).expect("a transfer");
+    into.pwrite(0, &state).unwrap();
+    go(device, vfio::DEVICE_STATE_RUNNING);
+    for queue in 0..2 {
+        driver.ring(device, queue);
+        driver.done(device, queue);
+    }
+    for register in [0x14, 0x1c] {
+        device.load(register, 4);
+    }
+    let mut ask = [
+        16u32,
+        vfio::DEVICE_FEATURE_MIG_DEVICE_STATE | vfio::DEVICE_FEATURE_GET,
+        0,
+        0,
+    ];
+    device.ioctl_with(vfio::DEVICE_FEATURE, &mut ask).unwrap();
+    ask[2] == vfio::DEVICE_STATE_RUNNING
+}
+
 fn model() -> impl Strategy<Value = Model> {
     prop_oneof![Just(Model::Legacy), Just(Model::Scalable), Just(Model::Amd)]
 }
@@ -235,6 +287,23 @@ proptest! {
         let target = Target::new(model);
         for (which, offset, data, write) in &accesses {
             any_file_access(&target, *which, *offset, data, *write);
+        }
+        target.check();
+    }
+
+    #[test]
+    fn fuzz_any_migration_state_is_taken_or_refused(
+        model in model(),
+        changes in proptest::collection::vec((prop_oneof![0..400u16, any::<u16>()], any::<u8>()), 0..6),
+        cut in prop_oneof![6 => Just(None), 1 => any::<u16>().prop_map(Some)],
+    ) {
+        let target = Target::new(model);
+        let taken = any_state(&target, &changes, cut);
+        if cut.is_some() {
+            prop_assert!(!taken, "a part of a state was taken");
+        }
+        if changes.is_empty() && cut.is_none() {
+            prop_assert!(taken, "its own state was refused");
         }
         target.check();
     }

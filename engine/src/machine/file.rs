@@ -7,8 +7,8 @@ use super::driver::{self, DriverConfig};
 use super::resolve::Layer;
 use super::spec::{DeviceSpec, IommuSpec, KindSpec};
 use super::{
-    DeviceConfig, DeviceKind, IommuKind, Machine, MachineError, Medium, NvmeConfig, StubConfig,
-    size,
+    DeviceConfig, DeviceKind, IommuKind, Machine, MachineError, Medium, Migration, NvmeConfig,
+    StubConfig, size,
 };
 use std::fmt::Write;
 use toml::{Table, Value};
@@ -246,6 +246,9 @@ fn write_nvme(text: &mut String, nvme: &NvmeConfig) {
         "queues = {}\ncache = \"{cache}\"\nseed = {}",
         nvme.queues, nvme.seed
     );
+    if nvme.migration != Migration::Off {
+        let _ = writeln!(text, "migration = \"{}\"", nvme.migration.name());
+    }
     for Medium {
         path,
         bytes,

@@ -316,6 +316,54 @@ impl DeviceKind {
     }
 }
 
+/// `migration =`: what a device's driver can do of it. Off is vfio-pci itself; the others are a variant driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Migration {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Stop, and copy.
+    StopCopy,
+    /// And be quiet towards other devices before.
+    P2p,
+    /// And be copied while it runs.
+    PreCopy,
+    /// All of it.
+    All,
+}
+
+impl Migration {
+    /// All, by name.
+    pub const NAMES: [(&str, Migration); 5] = [
+        ("off", Migration::Off),
+        ("stop-copy", Migration::StopCopy),
+        ("p2p", Migration::P2p),
+        ("pre-copy", Migration::PreCopy),
+        ("all", Migration::All),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        let mut names = Migration::NAMES.iter();
+        names
+            .find(|(_, migration)| *migration == self)
+            .map_or("", |(name, _)| name)
+    }
+
+    /// `MIGRATION_*` of the interface.
+    pub fn features(self) -> u64 {
+        use swiommu_abi::vfio::{MIGRATION_P2P, MIGRATION_PRE_COPY, MIGRATION_STOP_COPY};
+        match self {
+            Migration::Off => 0,
+            Migration::StopCopy => MIGRATION_STOP_COPY,
+            Migration::P2p => MIGRATION_STOP_COPY | MIGRATION_P2P,
+            Migration::PreCopy => MIGRATION_STOP_COPY | MIGRATION_PRE_COPY,
+            Migration::All => MIGRATION_STOP_COPY | MIGRATION_P2P | MIGRATION_PRE_COPY,
+        }
+    }
+}
+
 /// `kind = "nvme"`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -333,6 +381,8 @@ pub struct NvmeConfig {
     pub cache: u64,
     /// Seed of what the cache evicts (default 0).
     pub seed: u64,
+    /// What its driver can do of migration (default off).
+    pub migration: Migration,
 }
 
 impl Default for NvmeConfig {
@@ -345,6 +395,7 @@ impl Default for NvmeConfig {
             queues: 16,
             cache: 8 << 20,
             seed: 0,
+            migration: Migration::Off,
         }
     }
 }

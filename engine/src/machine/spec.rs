@@ -7,7 +7,7 @@
 
 use super::driver::{DriverConfig, ID_ACCEPTED};
 use super::{
-    Bdf, EduConfig, GroupRules, IommuKind, MachineError, Memlock, NvmeConfig, StubConfig,
+    Bdf, EduConfig, GroupRules, IommuKind, MachineError, Memlock, Migration, NvmeConfig, StubConfig,
     VfioConfig, size,
 };
 use crate::device::stub::parse_bar;
@@ -377,6 +377,13 @@ impl NvmeSpec {
             "queues" => self.config.queues = number(key, value, 1, 64)?,
             "cache" => self.config.cache = bytes(key, value)?,
             "seed" => self.config.seed = number(key, value, 0, i64::MAX as u64)?,
+            "migration" => {
+                self.config.migration =
+                    parsed(key, value, "off, stop-copy, p2p, pre-copy or all", |text| {
+                        let mut names = Migration::NAMES.iter();
+                        names.find(|(name, _)| *name == text).map(|named| named.1)
+                    })?
+            }
             _ => match key.strip_prefix("ns").and_then(|rest| rest.split_once('.')) {
                 Some((index, field)) => self.set_namespace(key, index, field, value)?,
                 None => return Err(unknown_nvme_key(key)),
@@ -424,8 +431,8 @@ impl NvmeSpec {
 
 fn unknown_nvme_key(key: &str) -> String {
     format!(
-        "unknown key '{key}': nvme accepts bdf=, block=, cache=, driver=, file=, group=, nsN.file=, nsN.ro, nsN.size=, \
-         present=, queues=, ro, seed=, serial=, size="
+        "unknown key '{key}': nvme accepts bdf=, block=, cache=, driver=, file=, group=, migration=, nsN.file=, nsN.ro, \
+         nsN.size=, present=, queues=, ro, seed=, serial=, size="
     )
 }
 

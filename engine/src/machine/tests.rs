@@ -156,7 +156,7 @@ fn an_nvme_takes_several_namespaces_in_order() {
 
 #[test]
 fn bad_devices_are_refused_in_one_line_that_says_what_is_accepted() {
-    const NVME: &str = "nvme accepts bdf=, block=, cache=, driver=, file=, group=, nsN.file=, nsN.ro, nsN.size=, present=, queues=, ro, seed=, serial=, size=";
+    const NVME: &str = "nvme accepts bdf=, block=, cache=, driver=, file=, group=, migration=, nsN.file=, nsN.ro, nsN.size=, present=, queues=, ro, seed=, serial=, size=";
     const SIZE: &str = "accepted is a size such as 512, 128K, 64M, 1G or 2T";
     const BAR: &str = "accepted is a power of two from 16 to 1G for memory (128K), io:4 to io:256 for I/O (io:32)";
     const BDF: &str = "accepted is a PCI address SSSS:BB:DD.F or BB:DD.F in hexadecimal, device 00-1f, function 0-7";
@@ -513,8 +513,9 @@ fn any_nvme() -> impl Strategy<Value = DeviceKind> {
         1u16..=64,
         0u64..1 << 40,
         0u64..1 << 63,
+        prop::sample::select(Migration::NAMES.map(|named| named.1).to_vec()),
     )
-        .prop_map(|(media, large, serial, queues, cache, seed)| {
+        .prop_map(|(media, large, serial, queues, cache, seed, migration)| {
             let medium = |(bytes, read_only)| Medium {
                 path: PathBuf::new(),
                 bytes,
@@ -528,6 +529,7 @@ fn any_nvme() -> impl Strategy<Value = DeviceKind> {
                 queues,
                 cache,
                 seed,
+                migration,
             })
         })
 }

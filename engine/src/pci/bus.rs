@@ -198,6 +198,16 @@ impl Wires {
         self.msix_table = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0].repeat(vectors);
     }
 
+    /// The MSI-X table, as the client wrote it.
+    pub fn msix_table(&self) -> &[u8] {
+        &self.msix_table
+    }
+
+    /// Another device's MSI-X table, of the same size.
+    pub fn set_msix_table(&mut self, table: &[u8]) {
+        self.msix_table.copy_from_slice(table);
+    }
+
     /// Whether an offset lies in the MSI-X table, which vfio-pci keeps from pread and pwrite.
     pub fn in_msix_table(&self, bar: u8, at: u64) -> bool {
         self.function.identity().msix.is_some_and(|msix| {

@@ -1,6 +1,7 @@
 //! A function of the machine as a client has it open: model, configuration space, interrupts and bus in one place.
 
 pub mod export;
+mod migrate;
 mod power;
 
 use std::os::fd::OwnedFd;
@@ -13,13 +14,14 @@ use swiommu_mem::fd::{self, Hidden};
 use swiommu_mem::{EventWatch, UserAddr};
 
 use export::Exports;
+use migrate::Migration;
 use power::Power;
 
 use super::bus::Wires;
 use super::config::{Config, Effect};
 use super::irq::{Action, Data, Irqs, Kind};
 use super::unmask::Line;
-use super::{Bar, Device, Identity};
+use super::{Bar, Bus, Device, Identity};
 use crate::door::{Call, Mmio};
 use crate::iommufd::Space;
 use crate::machine::{Bdf, DeviceConfig};
@@ -53,6 +55,7 @@ struct Open {
     wires: Wires,
     power: Power,
     exports: Exports,
+    migration: Migration,
 }
 
 impl Function {
@@ -134,6 +137,7 @@ impl Function {
                 wires,
                 power: Power::default(),
                 exports: Exports::default(),
+                migration: Migration::default(),
             };
             open.model.reset(&mut open.wires);
             let bytes = u64::from(vfio::PCI_NUM_REGIONS) << vfio::PCI_OFFSET_SHIFT;
@@ -434,6 +438,7 @@ impl Open {
     /// The kernel saves configuration space before a reset and restores it after.
     fn reset(&mut self) {
         self.exports.revoke();
+        self.migration.reset();
         self.wires.reset_msix_table();
         self.model.reset(&mut self.wires);
         self.settle_exports();
@@ -468,6 +473,12 @@ impl Open {
             return answer;
         }
         self.wires.begin(call);
+        if self.migration.is_stopped() && matches!(access, Mmio::Write(_)) {
+            self.wires.misuse(format_args!(
+                "BAR{bar} + {at:#x} was written while the device is stopped for migration: ignored"
+            ));
+            return 0;
+        }
         match access {
             Mmio::Read => self.model.read(&mut self.wires, bar, at, bytes),
             Mmio::Write(value) => {

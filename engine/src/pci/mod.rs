@@ -5,9 +5,11 @@
 //! delivery are not the model's business; it says what it has in its [`Identity`].
 
 pub mod bus;
+pub mod codec;
 pub mod config;
 pub mod function;
 pub mod irq;
+pub mod migration;
 pub mod unmask;
 
 use std::os::fd::BorrowedFd;
@@ -168,5 +170,9 @@ pub trait Device: Send {
     fn tick(&mut self, bus: &mut dyn Bus) -> bool {
         let _ = bus;
         false
+    }
+    /// Its way to another machine, if it can go there.
+    fn migrate(&mut self) -> Option<&mut dyn migration::Migrate> {
+        None
     }
 }

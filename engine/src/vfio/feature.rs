@@ -58,20 +58,27 @@ impl Ask {
         }
         Ok(true)
     }
+
+    /// GET, not SET.
+    pub fn is_get(&self) -> bool {
+        self.flags & vfio::DEVICE_FEATURE_GET != 0
+    }
 }
 
 impl DeviceFile {
     pub(super) fn feature(&self, call: &Call<'_>, arg: u64) -> Result<Answer, Errno> {
         let ask = Ask::copy_in(call, arg)?;
         match ask.index {
+            vfio::DEVICE_FEATURE_MIGRATION => self.migration_flags(call, &ask),
+            vfio::DEVICE_FEATURE_MIG_DEVICE_STATE => return self.migration_state(call, &ask),
+            vfio::DEVICE_FEATURE_MIG_DATA_SIZE => self.migration_data_size(call, &ask),
             vfio::DEVICE_FEATURE_LOW_POWER_ENTRY => self.low_power_entry(&ask),
             vfio::DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP => {
                 self.low_power_entry_with_wakeup(call, &ask)
             }
             vfio::DEVICE_FEATURE_LOW_POWER_EXIT => self.low_power_exit(&ask),
             vfio::DEVICE_FEATURE_DMA_BUF => return self.export_dma_buf(call, &ask),
-            // Asked whether or not the device migrates.
-            vfio::DEVICE_FEATURE_MIG_PRECOPY_INFOV2 => Err(Errno::EINVAL),
+            vfio::DEVICE_FEATURE_MIG_PRECOPY_INFOV2 => self.precopy_info_v2(&ask),
             _ => Err(Errno::ENOTTY),
         }
         .map(|()| Answer::Value(0))

@@ -9,6 +9,7 @@ pub mod dma_buf;
 mod feature;
 pub mod group;
 pub mod hot_reset;
+mod migration;
 pub mod noiommu;
 pub mod owner;
 pub mod type1;

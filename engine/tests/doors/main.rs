@@ -11,6 +11,7 @@ mod host;
 mod hot_reset;
 mod iommufd;
 mod irq;
+mod migration;
 mod mock;
 mod model;
 mod nesting;

@@ -5,6 +5,7 @@
 pub mod edu;
 pub mod iommufd;
 pub mod memory;
+pub mod nvme;
 pub mod mock;
 pub mod vfio;
 

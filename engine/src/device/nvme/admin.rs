@@ -54,7 +54,7 @@ impl Nvme {
 
     /// 5.19: the timer ran out, the client is taken for dead.
     pub(super) fn check_keep_alive(&mut self, bus: &mut dyn Bus) {
-        if self.is_running() && self.features.keep_alive_expired() {
+        if self.is_running() && !self.quiet && self.features.keep_alive_expired() {
             bus.misuse(format_args!(
                 "NVMe: no KEEP ALIVE within {} ms",
                 self.features.keep_alive_ms()

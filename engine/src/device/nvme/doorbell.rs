@@ -94,10 +94,21 @@ impl Nvme {
         }
     }
 
+    /// Executes what waits in all queues: the controller was quiet.
+    pub(super) fn run_all(&mut self, bus: &mut dyn Bus) {
+        for queue in 0..self.sqs.len() {
+            if self.sqs[queue].is_some_and(|sq| !sq.is_empty()) {
+                self.run(bus, queue);
+            }
+        }
+        self.deliver_events(bus);
+        self.drive_line(bus);
+    }
+
     /// Executes what is in submission queue `queue`, until it is empty or its completion queue is full.
     fn run(&mut self, bus: &mut dyn Bus, queue: usize) {
         let mut posted = None;
-        while self.is_running() {
+        while self.is_running() && !self.quiet {
             let Some(sq) = &mut self.sqs[queue] else {
                 break;
             };

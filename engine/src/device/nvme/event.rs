@@ -30,7 +30,7 @@ impl Event {
     }
 
     /// The event's type, as an index.
-    fn class(self) -> usize {
+    pub fn class(self) -> usize {
         (self.result() & 7) as usize
     }
 }
@@ -38,12 +38,12 @@ impl Event {
 /// Requests and events. At most one event of a type is pending or reported and not yet acknowledged.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Events {
-    waiting: [u16; LIMIT],
-    count: usize,
+    pub waiting: [u16; LIMIT],
+    pub count: usize,
     /// By type: what happened and was not reported.
-    pending: [Option<Event>; 2],
+    pub pending: [Option<Event>; 2],
     /// By type: reported, and masked until its log page is read (5.2).
-    reported: [bool; 2],
+    pub reported: [bool; 2],
 }
 
 impl Events {
@@ -90,7 +90,7 @@ impl Nvme {
                 continue;
             };
             let room = self.cqs[0].is_some_and(|cq| !cq.is_full());
-            if self.events.count == 0 || !room || !self.is_running() {
+            if self.quiet || self.events.count == 0 || !room || !self.is_running() {
                 break;
             }
             self.events.pending[class] = None;

@@ -25,13 +25,13 @@ pub(super) const KEEP_ALIVE_UNIT_MS: u32 = 100;
 /// The current values.
 #[derive(Clone, Debug)]
 pub(super) struct Features {
-    arbitration: u32,
-    over_temperature: u16,
-    under_temperature: u16,
+    pub arbitration: u32,
+    pub over_temperature: u16,
+    pub under_temperature: u16,
     /// Error recovery: the time limit, one for all namespaces.
-    error_recovery: u32,
+    pub error_recovery: u32,
     pub write_cache: bool,
-    events: u32,
+    pub events: u32,
     /// KATO in milliseconds and the last sign of life.
     keep_alive: Option<(u32, Instant)>,
 }
@@ -53,6 +53,11 @@ impl Features {
 
     pub fn keep_alive_ms(&self) -> u32 {
         self.keep_alive.map_or(0, |(ms, _)| ms)
+    }
+
+    /// KATO in milliseconds, 0 = off.
+    pub fn set_keep_alive(&mut self, ms: u32) {
+        self.keep_alive = (ms != 0).then(|| (ms, Instant::now()));
     }
 
     pub fn kick_keep_alive(&mut self) {
@@ -170,7 +175,7 @@ impl Nvme {
                 let ms = value
                     .div_ceil(KEEP_ALIVE_UNIT_MS)
                     .saturating_mul(KEEP_ALIVE_UNIT_MS);
-                self.features.keep_alive = (ms != 0).then(|| (ms, Instant::now()));
+                self.features.set_keep_alive(ms);
             }
             _ => return Err(Status::INVALID_FIELD),
         }

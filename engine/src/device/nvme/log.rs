@@ -16,20 +16,20 @@ const EFFECTS: u8 = 0x05;
 
 /// One entry of the error log, figure 192.
 #[derive(Clone, Copy, Debug, Default)]
-struct ErrorEntry {
-    count: u64,
-    queue: u16,
-    cid: u16,
-    status: Status,
-    lba: u64,
-    nsid: u32,
+pub(super) struct ErrorEntry {
+    pub count: u64,
+    pub queue: u16,
+    pub cid: u16,
+    pub status: Status,
+    pub lba: u64,
+    pub nsid: u32,
 }
 
 /// What the log pages are made from. Kept over resets.
 #[derive(Debug)]
 pub(super) struct Logs {
-    errors: Box<[ErrorEntry; ERRORS]>,
-    error_count: u64,
+    pub errors: Box<[ErrorEntry; ERRORS]>,
+    pub error_count: u64,
     pub media_errors: u64,
     pub read_commands: u64,
     pub write_commands: u64,

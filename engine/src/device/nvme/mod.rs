@@ -19,6 +19,7 @@ mod io;
 mod log;
 mod manage;
 mod medium;
+mod migrate;
 mod namespace;
 mod prp;
 mod queue;
@@ -38,6 +39,7 @@ use registers::Registers;
 use swiommu_abi::Errno;
 
 use crate::machine::NvmeConfig;
+use crate::pci::migration::Migrate;
 use crate::pci::{Bar, Bus, Device, Doing, Identity, Msix};
 
 /// The largest transfer of a command: MDTS = 9 in pages of 4 KiB.
@@ -64,6 +66,12 @@ pub struct Nvme {
     scratch: Box<Scratch>,
     /// What is being done, for reports.
     doing: Doing,
+    /// What migration there is, `MIGRATION_*`.
+    migration: u64,
+    /// Nothing is fetched and nothing posted: a migration is under way.
+    quiet: bool,
+    /// Register writes so far.
+    changes: u64,
 }
 
 /// Buffers of one command.
@@ -132,6 +140,9 @@ impl Nvme {
                 other: [0; 4096],
             }),
             doing: Doing::default(),
+            migration: config.migration.features(),
+            quiet: false,
+            changes: 0,
         })
     }
 
@@ -235,10 +246,13 @@ impl Device for Nvme {
 
     fn write(&mut self, bus: &mut dyn Bus, bar: u8, offset: u64, bytes: u8, value: u64) {
         debug_assert_eq!(bar, 0);
+        self.changes += 1;
         self.write_register(bus, offset, bytes, value);
     }
 
     fn reset(&mut self, bus: &mut dyn Bus) {
+        self.quiet = false;
+        self.changes += 1;
         self.stop();
         self.registers = Registers::default();
         self.drive_line(bus);
@@ -255,5 +269,9 @@ impl Device for Nvme {
     fn tick(&mut self, bus: &mut dyn Bus) -> bool {
         self.check_keep_alive(bus);
         self.features.keep_alive_ms() != 0
+    }
+
+    fn migrate(&mut self) -> Option<&mut dyn Migrate> {
+        (self.migration != 0).then_some(self)
     }
 }
