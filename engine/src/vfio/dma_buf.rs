@@ -10,6 +10,7 @@ use super::argsz::copy_in;
 use super::device::DeviceFile;
 use super::feature::Ask;
 use crate::door::{Answer, Call, File, NewFile, Span};
+use crate::iommufd::pages::DmaBuf;
 use crate::pci::Bar;
 use crate::pci::function::export::Export;
 
@@ -54,7 +55,7 @@ impl DeviceFile {
         }
         Ok(Answer::Open(NewFile {
             object,
-            file: Arc::new(DmaBufFile { export }),
+            file: Arc::new(DmaBufFile(export)),
         }))
     }
 }
@@ -71,20 +72,15 @@ fn copy_ranges(call: &Call<'_>, at: u64, count: u32) -> Result<Vec<vfio::RegionD
 }
 
 /// The open file of a dma-buf. A processor cannot map it: that is what the device's own file is for.
-pub struct DmaBufFile {
-    export: Arc<Export>,
-}
-
-impl DmaBufFile {
-    /// The memory behind it.
-    pub fn export(&self) -> &Arc<Export> {
-        &self.export
-    }
-}
+struct DmaBufFile(Arc<Export>);
 
 impl File for DmaBufFile {
     fn link(&self) -> String {
         "/dmabuf:".into()
+    }
+
+    fn dma_buf(&self) -> Option<Arc<dyn DmaBuf>> {
+        Some(self.0.clone())
     }
 
     /// There is nothing to wait for or to write back: an access reaches the device at once.

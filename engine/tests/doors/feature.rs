@@ -1,7 +1,9 @@
 //! VFIO_DEVICE_FEATURE of devices that vfio-pci itself drives: low power, and BARs as dma-bufs.
 
-use swiommu_abi::{Errno, vfio};
-use swiommu_engine::vfio::dma_buf::DmaBufFile;
+use std::sync::Arc;
+
+use swiommu_abi::{Errno, iommufd, vfio};
+use swiommu_engine::iommufd::pages::Revoked;
 
 use crate::support::edu::Rig;
 use crate::support::memory::address_of;
@@ -39,9 +41,15 @@ fn export(device: &Fd, offset: u32, bytes: u32) -> Result<Fd, Errno> {
 
 /// What an IOMMU gets of a dma-buf: whether it may map it.
 fn mappable(buffer: &Fd) -> Result<(), Errno> {
-    let file: std::sync::Arc<dyn std::any::Any + Send + Sync> = buffer.file();
-    let file = file.downcast::<DmaBufFile>().expect("a dma-buf");
-    file.export().whole().map(drop)
+    struct Nobody;
+    impl Revoked for Nobody {
+        fn revoke(&self) {}
+    }
+    let importer: Arc<dyn Revoked> = Arc::new(Nobody);
+    let buffer = buffer.file().dma_buf().expect("a dma-buf");
+    buffer.attach(importer.clone())?;
+    buffer.detach(&importer);
+    Ok(())
 }
 
 #[test]
@@ -125,4 +133,40 @@ fn a_dma_buf_of_several_parts_is_no_single_place() {
         panic!("no descriptor");
     };
     assert_eq!(mappable(&buffer), Err(Errno::EOPNOTSUPP));
+}
+
+#[test]
+fn an_address_space_maps_a_dma_buf_until_it_is_revoked() {
+    const AT: u64 = 0x10_0000;
+    let world = World::new(machine(Model::Scalable, [stub(4, 4)]));
+    let (_container, group) = world.joined(4, vfio::TYPE1V2_IOMMU);
+    let device = group.device("0000:00:04.0").unwrap();
+    let buffer = export(&device, 0x1000, 0x2000).unwrap();
+    let iommu = world.iommu();
+    let (ioas, bare) = (iommu.ioas(), iommu.bare());
+    let hwpt = iommu.hwpt(bare, ioas, 0).unwrap();
+    let flags = iommufd::IOAS_MAP_FIXED_IOVA | iommufd::IOAS_MAP_READABLE;
+    let map = |at, bytes| iommu.map_file(ioas, flags, at, buffer.number(), 0, bytes);
+    assert_eq!(map(AT, 0x3000), Err(Errno::EINVAL), "beyond its end");
+    map(AT, 0x2000).unwrap();
+    let first = iommu.lookup(hwpt, AT).unwrap();
+    assert!(first >= 1 << 47, "not client memory");
+    assert_eq!(iommu.lookup(hwpt, AT + 0x1008), Some(first + 0x1008));
+    let command = device.config(4, 2);
+    device.set_config(4, 2, command & !2);
+    assert_eq!(iommu.lookup(hwpt, AT), None);
+    assert_eq!(map(AT + 0x10000, 0x2000), Err(Errno::ENODEV));
+    device.set_config(4, 2, command);
+    assert_eq!(iommu.lookup(hwpt, AT), None, "it does not come back");
+    map(AT + 0x10000, 0x2000).unwrap();
+    assert_eq!(iommu.lookup(hwpt, AT + 0x10000), Some(first));
+    drop(buffer);
+    assert_eq!(
+        iommu.lookup(hwpt, AT + 0x10000),
+        Some(first),
+        "the mapping holds it"
+    );
+    drop(device);
+    assert_eq!(iommu.lookup(hwpt, AT + 0x10000), None);
+    assert_eq!(iommu.unmap(ioas, 0, u64::MAX), Ok(0x4000));
 }

@@ -9,6 +9,7 @@ use swiommu_abi::Errno;
 use swiommu_iommu::Pa;
 
 use super::{Function, Open};
+use crate::iommufd::pages::{DmaBuf, Revoked};
 use crate::iommufd::place;
 use crate::pci::Bar;
 
@@ -16,42 +17,66 @@ use crate::pci::Bar;
 pub type Piece = (u64, u64);
 
 /// The memory behind a dma-buf.
-#[derive(Debug)]
 pub struct Export {
     /// Where its pieces are for DMA.
     pieces: Vec<(Pa, u64)>,
     /// Its size.
     bytes: u64,
-    revoked: Mutex<bool>,
+    state: Mutex<Access>,
+}
+
+/// Who may reach it, and who does.
+#[derive(Default)]
+struct Access {
+    revoked: bool,
+    importers: Vec<Arc<dyn Revoked>>,
 }
 
 impl Export {
-    /// Its size in bytes.
-    pub fn bytes(&self) -> u64 {
+    /// Lets nobody reach it any more: on return no device does.
+    fn revoke(&self) {
+        let importers = {
+            let mut state = self.state.lock().unwrap();
+            state.revoked = true;
+            std::mem::take(&mut state.importers)
+        };
+        for importer in importers {
+            importer.revoke();
+        }
+    }
+
+    /// It can be mapped again.
+    fn restore(&self) {
+        self.state.lock().unwrap().revoked = false;
+    }
+}
+
+impl DmaBuf for Export {
+    fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The one piece that it is, for an IOMMU.
-    ///
-    /// # Errors
-    /// ENODEV while it is revoked, EOPNOTSUPP if there are several.
-    pub fn whole(&self) -> Result<Pa, Errno> {
-        if *self.revoked.lock().unwrap() {
+    fn attach(&self, importer: Arc<dyn Revoked>) -> Result<Pa, Errno> {
+        let mut state = self.state.lock().unwrap();
+        if state.revoked {
             return Err(Errno::ENODEV);
         }
-        match self.pieces[..] {
-            [(pa, _)] => Ok(pa),
-            _ => Err(Errno::EOPNOTSUPP),
-        }
+        let [(first, _)] = self.pieces[..] else {
+            return Err(Errno::EOPNOTSUPP);
+        };
+        state.importers.push(importer);
+        Ok(first)
     }
 
-    fn set_revoked(&self, revoked: bool) {
-        *self.revoked.lock().unwrap() = revoked;
+    fn detach(&self, importer: &Arc<dyn Revoked>) {
+        let mut state = self.state.lock().unwrap();
+        let other = |held: &Arc<dyn Revoked>| !Arc::ptr_eq(held, importer);
+        state.importers.retain(other);
     }
 }
 
 /// All dma-bufs of a function that still have a descriptor.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Exports(Vec<Weak<Export>>);
 
 impl Exports {
@@ -65,12 +90,12 @@ impl Exports {
 
     /// Nobody reaches the memory any more.
     pub fn revoke(&mut self) {
-        self.each(|export| export.set_revoked(true));
+        self.each(Export::revoke);
     }
 
     /// The memory can be reached again.
     pub fn restore(&mut self) {
-        self.each(|export| export.set_revoked(false));
+        self.each(Export::restore);
     }
 }
 
@@ -111,7 +136,10 @@ impl Function {
         let export = Arc::new(Export {
             pieces: parts.iter().map(at).collect(),
             bytes,
-            revoked: Mutex::new(!open.wires.config.memory()),
+            state: Mutex::new(Access {
+                revoked: !open.wires.config.memory(),
+                importers: Vec::new(),
+            }),
         });
         open.exports.0.push(Arc::downgrade(&export));
         Ok(export)
