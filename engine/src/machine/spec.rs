@@ -7,8 +7,8 @@
 
 use super::driver::{DriverConfig, ID_ACCEPTED};
 use super::{
-    Bdf, EduConfig, GroupRules, IommuKind, MachineError, Memlock, Migration, NvmeConfig, StubConfig,
-    VfioConfig, size,
+    Bdf, EduConfig, GroupRules, IommuKind, MachineError, Memlock, Migration, NvmeConfig,
+    StubConfig, VfioConfig, size,
 };
 use crate::device::stub::parse_bar;
 use crate::pci::Bar;

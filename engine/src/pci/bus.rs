@@ -4,6 +4,7 @@
 //! may have been moved at that moment: the session is given back (an unmap or a move may be waiting for it) and the
 //! rest is translated once more. A page that stays away is a fault, reported and recorded.
 
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use swiommu_iommu::{Access, Fault, Iova, Port};
 use swiommu_mem::{Client, Mapping, MemFault, PAGE, STRETCHES_MOST, Stretch, UserAddr};
 
 use super::config::Config;
+use super::dma_log::DmaLog;
 use super::function::Function;
 use super::irq::{Irqs, Kind};
 use super::{Bus, BusError, Doing, TransferError};
@@ -41,6 +43,10 @@ pub struct Wires {
     thread: u32,
     site: u64,
     msix_table: Vec<u8>,
+    /// What is written, if the client wants to know.
+    pub log: Option<Box<DmaLog>>,
+    /// Bytes that the DMA blocked last had moved.
+    moved: Cell<u64>,
 }
 
 /// The device's side of a DMA.
@@ -165,6 +171,8 @@ impl Wires {
             thread: 0,
             site: 0,
             msix_table: Vec::new(),
+            log: None,
+            moved: Cell::new(0),
         };
         wires.reset_msix_table();
         wires
@@ -462,6 +470,19 @@ impl Wires {
         Ok(())
     }
 
+    /// Notes what a DMA write wrote, if the client wants to know.
+    #[inline]
+    fn log_write(&mut self, iova: u64, bytes: u64, done: Result<(), TransferError>) {
+        if let Some(log) = &mut self.log {
+            let moved = match done {
+                Err(TransferError::Bus) => self.moved.get(),
+                // how far it came is not known
+                Ok(()) | Err(TransferError::Medium) => bytes,
+            };
+            log.mark(iova, moved);
+        }
+    }
+
     /// Reports a DMA that did not happen.
     #[cold]
     fn blocked(
@@ -472,6 +493,7 @@ impl Wires {
         done: u64,
         cause: Cause,
     ) -> TransferError {
+        self.moved.set(done);
         let cause = match cause {
             Cause::Fault(_) | Cause::Vanished(_) if self.run.machine.without_iommu() => {
                 Cause::NoMemory
@@ -508,8 +530,9 @@ impl Bus for Wires {
     }
 
     fn write(&mut self, iova: u64, from: &[u8]) -> Result<(), BusError> {
-        self.transfer(iova, from.len() as u64, Local::From(from))
-            .map_err(bus_error)
+        let done = self.transfer(iova, from.len() as u64, Local::From(from));
+        self.log_write(iova, from.len() as u64, done);
+        done.map_err(bus_error)
     }
 
     fn publish(&mut self, iova: u64, record: &[u8]) -> Result<(), BusError> {
@@ -526,7 +549,9 @@ impl Bus for Wires {
         offset: u64,
         bytes: u64,
     ) -> Result<(), TransferError> {
-        self.transfer(iova, bytes, Local::FromMedium(medium, offset))
+        let done = self.transfer(iova, bytes, Local::FromMedium(medium, offset));
+        self.log_write(iova, bytes, done);
+        done
     }
 
     fn read_into(

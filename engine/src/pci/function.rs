@@ -1,6 +1,7 @@
 //! A function of the machine as a client has it open: model, configuration space, interrupts and bus in one place.
 
 pub mod export;
+mod log;
 mod migrate;
 mod power;
 

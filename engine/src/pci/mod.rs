@@ -7,6 +7,7 @@
 pub mod bus;
 pub mod codec;
 pub mod config;
+pub mod dma_log;
 pub mod function;
 pub mod irq;
 pub mod migration;

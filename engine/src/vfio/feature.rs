@@ -71,6 +71,9 @@ impl DeviceFile {
         match ask.index {
             vfio::DEVICE_FEATURE_MIGRATION => self.migration_flags(call, &ask),
             vfio::DEVICE_FEATURE_MIG_DEVICE_STATE => return self.migration_state(call, &ask),
+            vfio::DEVICE_FEATURE_DMA_LOGGING_START => self.logging_start(call, &ask),
+            vfio::DEVICE_FEATURE_DMA_LOGGING_STOP => self.logging_stop(&ask),
+            vfio::DEVICE_FEATURE_DMA_LOGGING_REPORT => self.logging_report(call, &ask),
             vfio::DEVICE_FEATURE_MIG_DATA_SIZE => self.migration_data_size(call, &ask),
             vfio::DEVICE_FEATURE_LOW_POWER_ENTRY => self.low_power_entry(&ask),
             vfio::DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP => {

@@ -16,7 +16,7 @@ impl DeviceFile {
     ///
     /// # Errors
     /// ENOTTY if it has none.
-    fn migration(&self) -> Result<u64, Errno> {
+    pub(super) fn migration(&self) -> Result<u64, Errno> {
         match self.function().migration_features() {
             0 => Err(Errno::ENOTTY),
             features => Ok(features),

@@ -6,6 +6,7 @@ pub mod container;
 pub mod device;
 pub mod dirty;
 pub mod dma_buf;
+mod dma_logging;
 mod feature;
 pub mod group;
 pub mod hot_reset;

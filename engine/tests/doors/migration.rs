@@ -387,3 +387,170 @@ fn a_device_that_stays_has_no_migration_and_one_that_goes_says_how() {
     }
     assert_eq!(feature(&edu, set | v2, &mut []).err(), Some(Errno::EINVAL));
 }
+
+/// START: the page size taken.
+fn start_log(device: &Fd, page: u64, ranges: &[(u64, u64)]) -> Result<u64, Errno> {
+    let mut ranges: Vec<u64> = ranges
+        .iter()
+        .flat_map(|(at, bytes)| [*at, *bytes])
+        .collect();
+    let count = ranges.len() as u32 / 2;
+    let at = address_of(&mut ranges[..]);
+    let flags = vfio::DEVICE_FEATURE_DMA_LOGGING_START | vfio::DEVICE_FEATURE_SET;
+    let mut data = [
+        page as u32,
+        (page >> 32) as u32,
+        count,
+        0,
+        at as u32,
+        (at >> 32) as u32,
+    ];
+    feature(device, flags, &mut data)?;
+    Ok(u64::from(data[0]))
+}
+
+/// REPORT of the driver's memory: one bit a page, on top of what `bitmap` has.
+fn report(device: &Fd, bitmap: &mut [u64; 2]) -> Result<(), Errno> {
+    let at = address_of(bitmap);
+    report_to(device, [IOVA, PAGES * 4096, 4096, at])
+}
+
+fn report_to(device: &Fd, report: [u64; 4]) -> Result<(), Errno> {
+    let flags = vfio::DEVICE_FEATURE_DMA_LOGGING_REPORT | vfio::DEVICE_FEATURE_GET;
+    let mut data: Vec<u32> = report
+        .iter()
+        .flat_map(|word| [*word as u32, (word >> 32) as u32])
+        .collect();
+    feature(device, flags, &mut data).map(drop)
+}
+
+fn stop_log(device: &Fd) -> Result<(), Errno> {
+    let flags = vfio::DEVICE_FEATURE_DMA_LOGGING_STOP | vfio::DEVICE_FEATURE_SET;
+    feature(device, flags, &mut []).map(drop)
+}
+
+#[test]
+fn the_log_is_exactly_the_pages_that_were_written() {
+    let (world, _medium) = both(Migration::StopCopy);
+    let mut driver = Driver::new(IOVA);
+    let source = Controller::open(&world, 5, &driver);
+    driver.start(&source.device);
+    let whole = [(IOVA, PAGES * 4096)];
+    assert_eq!(start_log(&source.device, 4096, &whole), Ok(4096));
+    let mut bits = [1 << 40, 1];
+    report(&source.device, &mut bits).unwrap();
+    assert_eq!(
+        bits,
+        [1 << 40, 1],
+        "nothing was written, and no bit is cleared"
+    );
+    // a block to page 10, its completion to page 3
+    driver.put_block(false, 1, 1, 0x2000);
+    driver.ring(&source.device, 1);
+    assert_eq!(driver.done(&source.device, 1), Some((1, 0)));
+    let mut bits = [0, 0];
+    let bad = [IOVA, PAGES * 4096, 4096, 8];
+    assert_eq!(report_to(&source.device, bad), Err(Errno::EFAULT));
+    report(&source.device, &mut bits).unwrap();
+    assert_eq!(bits, [1 << 3 | 1 << 10, 0]);
+    let mut bits = [0, 0];
+    report(&source.device, &mut bits).unwrap();
+    assert_eq!(bits, [0, 0], "it was told already");
+    // what the device reads is not written: page 9 to the medium
+    driver.put_block(true, 2, 1, 0x1000);
+    driver.ring(&source.device, 1);
+    driver.done(&source.device, 1).unwrap();
+    report(&source.device, &mut bits).unwrap();
+    assert_eq!(bits, [1 << 3, 0]);
+}
+
+#[test]
+fn of_a_blocked_dma_the_pages_before_the_fault_are_logged() {
+    let (world, _medium) = both(Migration::StopCopy);
+    let mut driver = Driver::new(IOVA);
+    let source = Controller::open(&world, 5, &driver);
+    driver.start(&source.device);
+    let last = PAGES * 4096;
+    start_log(&source.device, 4096, &[(0, 1 << 40)]).unwrap();
+    // 16 blocks: the last page of the memory, and one behind it
+    let prps = [IOVA + last - 4096, IOVA + last];
+    driver.put(1, 2, 1, prps, [0, 0, 15]);
+    driver.ring(&source.device, 1);
+    assert!(matches!(driver.done(&source.device, 1), Some((1, status)) if status != 0));
+    let mut bits = [0u64; 2];
+    let all = [IOVA, 2 * last, 4096, address_of(&mut bits)];
+    report_to(&source.device, all).unwrap();
+    assert_eq!(bits, [1 << 3 | 1 << (PAGES - 1), 0]);
+}
+
+#[test]
+fn logging_ends_when_it_is_told_to() {
+    let (world, _medium) = both(Migration::StopCopy);
+    let mut driver = Driver::new(IOVA);
+    let source = Controller::open(&world, 5, &driver);
+    driver.start(&source.device);
+    let mut bits = [0, 0];
+    assert_eq!(report(&source.device, &mut bits), Err(Errno::EINVAL), "off");
+    assert_eq!(stop_log(&source.device), Ok(()));
+    start_log(&source.device, 4096, &[(IOVA, 4096)]).unwrap();
+    assert_eq!(
+        start_log(&source.device, 4096, &[(IOVA, 4096)]),
+        Err(Errno::EINVAL)
+    );
+    driver.put_block(false, 1, 1, 0);
+    driver.ring(&source.device, 1);
+    report(&source.device, &mut bits).unwrap();
+    assert_eq!(bits, [0, 0], "outside the ranges");
+    stop_log(&source.device).unwrap();
+    assert_eq!(report(&source.device, &mut bits), Err(Errno::EINVAL));
+    start_log(&source.device, 4096, &[(IOVA, PAGES * 4096)]).unwrap();
+    report(&source.device, &mut bits).unwrap();
+    assert_eq!(bits, [0, 0], "it begins empty");
+}
+
+#[test]
+fn dma_logging_refuses_what_the_kernel_refuses() {
+    let (world, _medium) = both(Migration::StopCopy);
+    let driver = Driver::new(IOVA);
+    let Controller { device, _files } = Controller::open(&world, 5, &driver);
+    let many = |count: u64| (0..count).map(|at| (at << 20, 4096)).collect::<Vec<_>>();
+    let refused: [(&str, u64, Vec<(u64, u64)>, Errno); 6] = [
+        ("no range", 4096, vec![], Errno::EINVAL),
+        ("too many", 4096, many(257), Errno::E2BIG),
+        ("unaligned", 4096, vec![(16, 4096)], Errno::EINVAL),
+        (
+            "a length that is not whole",
+            8192,
+            vec![(0, 4096)],
+            Errno::EINVAL,
+        ),
+        (
+            "overlap",
+            4096,
+            vec![(0, 8192), (4096, 4096)],
+            Errno::EINVAL,
+        ),
+        (
+            "wraps",
+            4096,
+            vec![(u64::MAX & !4095, 8192)],
+            Errno::EOVERFLOW,
+        ),
+    ];
+    for (what, page, ranges, errno) in refused {
+        assert_eq!(start_log(&device, page, &ranges), Err(errno), "{what}");
+    }
+    assert_eq!(start_log(&device, 65536, &[(0, 65536)]), Ok(65536));
+    stop_log(&device).unwrap();
+    assert_eq!(start_log(&device, 4096, &many(256)), Ok(4096));
+    let mut bits = [0u64; 2];
+    let at = address_of(&mut bits);
+    for (asked, errno) in [
+        ([0, 4096, 2048, at], Errno::EINVAL),
+        ([0, 4096, 12288, at], Errno::EINVAL),
+        ([u64::MAX, 4096, 4096, at], Errno::EOVERFLOW),
+    ] {
+        assert_eq!(report_to(&device, asked), Err(errno));
+    }
+    assert_eq!(report_to(&device, [0, 0, 4096, at]), Ok(()));
+}

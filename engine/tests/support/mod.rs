@@ -5,8 +5,8 @@
 pub mod edu;
 pub mod iommufd;
 pub mod memory;
-pub mod nvme;
 pub mod mock;
+pub mod nvme;
 pub mod vfio;
 
 use std::collections::HashMap;
