@@ -257,7 +257,7 @@ impl Domain {
             };
             for_kind!(
                 self.kind(),
-                rewrite::take_dirty(self.root, self.top(), span, &mut |_, _| {})
+                rewrite::read_dirty(self.root, self.top(), span, true, &mut |_, _| {})
             );
         }
         self.generation.advance();
@@ -273,24 +273,44 @@ impl Domain {
     /// # Panics
     ///
     /// As [`Domain::unmap`].
-    pub fn read_and_clear_dirty(&self, first: Iova, last: Iova, mut sink: impl FnMut(Iova, u64)) {
-        let Some(span) = self.span(first, last) else {
-            return;
-        };
+    pub fn read_and_clear_dirty(&self, first: Iova, last: Iova, sink: impl FnMut(Iova, u64)) {
+        if let Some(writer) = self.read_dirty_as(first, last, true, sink) {
+            self.publish(writer, self.tree(), Invalidate::Translations);
+        }
+    }
+
+    /// [`Domain::read_and_clear_dirty`] that forgets nothing.
+    ///
+    /// # Panics
+    ///
+    /// As [`Domain::unmap`].
+    pub fn read_dirty(&self, first: Iova, last: Iova, sink: impl FnMut(Iova, u64)) {
+        drop(self.read_dirty_as(first, last, false, sink));
+    }
+
+    fn read_dirty_as(
+        &self,
+        first: Iova,
+        last: Iova,
+        clear: bool,
+        mut sink: impl FnMut(Iova, u64),
+    ) -> Option<Writer<'_>> {
+        let span = self.span(first, last)?;
         let writer = self.write();
         let sink = &mut |first, bytes| sink(Iova(first), bytes);
         for_kind!(
             self.kind(),
-            rewrite::take_dirty(self.root, self.top(), span, sink)
+            rewrite::read_dirty(self.root, self.top(), span, clear, sink)
         );
-        self.publish(writer, self.tree(), Invalidate::Translations);
+        Some(writer)
     }
 
     pub(crate) fn root(&self) -> u64 {
         self.root
     }
 
-    pub(crate) fn is_tracking(&self) -> bool {
+    /// Whether writes are recorded in the D bits.
+    pub fn is_tracking(&self) -> bool {
         self.tracking.load(Ordering::Acquire)
     }
 

@@ -28,6 +28,8 @@ pub struct Hwpt {
     pub pasid_compat: bool,
     /// All accesses through it are coherent.
     pub coherent: bool,
+    /// It can track dirty pages.
+    pub dirty: bool,
     /// Which IOMMU driver made it.
     pub driver: usize,
     /// Where page faults go.
@@ -106,8 +108,10 @@ pub fn alloc_paging<'a, 'b>(
     let reserved = context.reserve()?;
     let table = device.new_table(flags & !iommufd::HWPT_FAULT_ID_VALID, data)?;
     ioas.lock().add_table(&table)?;
+    let tracks = flags & iommufd::HWPT_ALLOC_DIRTY_TRACKING != 0;
     let hwpt = Hwpt {
         ioas: ioas.hold(),
+        dirty: table.has_dirty(tracks),
         table,
         auto_domain,
         nest_parent: flags & iommufd::HWPT_ALLOC_NEST_PARENT != 0,

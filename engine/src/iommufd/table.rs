@@ -51,6 +51,14 @@ pub trait PageTable: Send + Sync {
         let _ = (first, last, clear, sink);
         Err(Errno::EOPNOTSUPP)
     }
+    /// Forgets what was written in `first..=last`, before tracking is switched on.
+    ///
+    /// # Errors
+    /// What the table has against it.
+    fn forget_dirty(&self, first: Iova, last: Iova) -> Result<(), Errno> {
+        let _ = (first, last);
+        Ok(())
+    }
     /// The table by its own type.
     fn as_any(&self) -> &dyn Any;
 }
@@ -145,6 +153,54 @@ impl Table {
         match self {
             Table::Domain(domain) => domain.aperture(),
             Table::Other(table) => table.aperture(),
+        }
+    }
+
+    /// Whether it can track dirty pages, if it was made with or without that in mind.
+    pub(super) fn has_dirty(&self, wanted: bool) -> bool {
+        match self {
+            Table::Domain(_) => wanted,
+            Table::Other(table) => table.has_dirty(),
+        }
+    }
+
+    /// Switches dirty tracking.
+    pub(super) fn set_tracking(&self, on: bool) -> Result<(), Errno> {
+        match self {
+            Table::Domain(domain) => domain.set_dirty_tracking(on),
+            Table::Other(table) => return table.set_tracking(on),
+        }
+        Ok(())
+    }
+
+    /// Calls `sink(first, bytes)` for what was written in `first..=last`; forgets it if `clear`.
+    pub(super) fn read_dirty(
+        &self,
+        first: u64,
+        last: u64,
+        clear: bool,
+        sink: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), Errno> {
+        let (first, last) = (Iova(first), Iova(last));
+        match self {
+            Table::Domain(domain) if !domain.is_tracking() => return Err(Errno::EINVAL),
+            Table::Domain(domain) if clear => {
+                domain.read_and_clear_dirty(first, last, |iova, bytes| sink(iova.0, bytes));
+            }
+            Table::Domain(domain) => {
+                domain.read_dirty(first, last, |iova, bytes| sink(iova.0, bytes));
+            }
+            Table::Other(table) => return table.read_dirty(first, last, clear, sink),
+        }
+        Ok(())
+    }
+
+    /// Forgets what was written in `first..=last`, before tracking is switched on.
+    pub(super) fn forget_dirty(&self, first: u64, last: u64) -> Result<(), Errno> {
+        match self {
+            // a domain does that by itself
+            Table::Domain(_) => Ok(()),
+            Table::Other(table) => table.forget_dirty(Iova(first), Iova(last)),
         }
     }
 

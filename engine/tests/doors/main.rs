@@ -10,6 +10,7 @@ mod groups;
 mod host;
 mod hot_reset;
 mod iommufd;
+mod iommufd_model;
 mod irq;
 mod migration;
 mod mock;

@@ -113,45 +113,70 @@ fn remap_part<F: Format>(tree: &mut Tree<'_>, table: &Table, level: u32, all: Mo
     }
 }
 
-/// Calls `sink(first, bytes)` for the dirty part of `span`, page by page in rising order, and clears
+/// Calls `sink(first, bytes)` for the dirty part of `span`, page by page in rising order, and if `clear` clears
 /// the D bit of every page that lies in `span` whole. (A page that straddles an end keeps it, so no
 /// write is lost to the other part.)
-pub(crate) fn take_dirty<F: Format>(
+pub(crate) fn read_dirty<F: Format>(
     root: u64,
     top: u32,
     span: Span,
+    clear: bool,
     sink: &mut dyn FnMut(u64, u64),
 ) {
-    dirty_part::<F>(page::at(root), top, span, span, sink);
+    dirty_part::<F>(page::at(root), top, Reading { span, clear }, span, sink);
+}
+
+/// What is read, and how.
+#[derive(Clone, Copy)]
+struct Reading {
+    span: Span,
+    clear: bool,
 }
 
 fn dirty_part<F: Format>(
     table: &Table,
     level: u32,
-    span: Span,
+    all: Reading,
     part: Span,
     sink: &mut dyn FnMut(u64, u64),
 ) {
+    // Most tables of small pages are clean, and a glance at all their entries is cheap.
+    let slots = || super::fmt::index(part.first, level)..=super::fmt::index(part.last, level);
+    let is_dirty = |slot: usize| table.slot(slot).load(Ordering::Acquire) & F::DIRTY != 0;
+    if level == 0 && !around_groups::<F>(slots()).any(is_dirty) {
+        return;
+    }
     let mut slots = Slots::new(part, level);
     while let Some((slot, covered)) = slots.next() {
         match F::decode(table.load(slot), level) {
             Entry::Empty | Entry::Reserved => {}
             Entry::Table { address, level } => {
-                dirty_part::<F>(page::at(address), level, span, covered.clip(part), sink);
+                dirty_part::<F>(page::at(address), level, all, covered.clip(part), sink);
             }
             Entry::Leaf { lg2, .. } => {
                 let page = Span::around(covered.first, lg2);
                 if group_is_dirty::<F>(table, slot, level, lg2) {
-                    if span.contains(page) {
+                    if all.clear && all.span.contains(page) {
                         for word in group(table, slot, level, lg2) {
                             word.fetch_and(!F::DIRTY, Ordering::AcqRel);
                         }
                     }
-                    let dirty = page.clip(span);
+                    let dirty = page.clip(all.span);
                     sink(dirty.first, dirty.bytes());
                 }
                 slots.skip_to(page.last.checked_add(1));
             }
         }
+    }
+}
+
+/// The slots of level 0, and those that may belong to the groups at both ends.
+fn around_groups<F: Format>(
+    slots: std::ops::RangeInclusive<usize>,
+) -> std::ops::RangeInclusive<usize> {
+    if F::page_sizes(0) == 1 << shift(0) {
+        slots
+    } else {
+        0..=ENTRIES - 1
     }
 }

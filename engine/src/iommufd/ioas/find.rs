@@ -72,6 +72,18 @@ impl Ioas {
             .any(|table| table.lookup(Iova(iova)).is_some())
     }
 
+    /// How far areas reach from `first` to at most `last` without a hole; `None` if there is one at once.
+    pub fn contiguous_to(&self, first: u64, last: u64) -> Option<u64> {
+        let mut reached = None;
+        for (begin, area) in self.overlapping(first, last) {
+            if begin > reached.map_or(first, |to: u64| to.wrapping_add(1)) {
+                break;
+            }
+            reached = Some(area.last.min(last));
+        }
+        reached
+    }
+
     /// The areas that lie behind each other without a hole and cover `first..=last`; `None` if there is a hole.
     pub(super) fn contiguous(&self, first: u64, last: u64) -> Option<Vec<u64>> {
         let mut at = first;
