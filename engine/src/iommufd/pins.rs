@@ -136,6 +136,11 @@ impl Pins {
             .collect()
     }
 
+    /// How many runs of pages are pinned.
+    pub fn count(&self) -> usize {
+        self.live.load(Ordering::Acquire)
+    }
+
     /// Whether nothing is pinned at all.
     pub fn is_empty(&self) -> bool {
         self.live.load(Ordering::Acquire) == 0

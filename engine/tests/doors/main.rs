@@ -10,6 +10,8 @@ mod groups;
 mod host;
 mod hot_reset;
 mod iommufd;
+mod iommufd_args;
+mod iommufd_fail;
 mod iommufd_model;
 mod irq;
 mod migration;
