@@ -43,17 +43,15 @@ impl IoasObject {
         loop {
             let mut ioas = self.lock();
             let (now, step) = ioas.unmap_range(from, last, done, record);
-            tries = if now == done { tries + 1 } else { 0 };
             done = now;
             let (first, bytes) = match step {
                 Ok(Unmapping::Done(_)) => return (done, Ok(())),
                 Err(error) => return (done, Err(error)),
-                Ok(Unmapping::Notify { .. }) if tries > TRIES => {
-                    return (done, Err(Errno::EDEADLK));
-                }
                 Ok(Unmapping::Notify { first, bytes }) => (first, bytes),
             };
-            from = first;
+            if first != from {
+                (from, tries) = (first, 0);
+            }
             let users = ioas.users();
             drop(ioas);
             for user in users {
@@ -61,6 +59,10 @@ impl IoasObject {
                 if let Some(notice) = &user.notice {
                     notice.unmap(first, bytes);
                 }
+            }
+            tries += 1;
+            if tries > TRIES {
+                return (done, Err(Errno::EDEADLK));
             }
         }
     }
