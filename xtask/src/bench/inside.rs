@@ -1,4 +1,4 @@
-//! The page table and DMA by themselves, from the bench programs of the crates.
+//! The page table, address spaces and DMA by themselves, from the bench programs of the crates.
 
 use super::table::{Required, Row};
 use super::tools::Figures;
@@ -101,6 +101,40 @@ pub fn dma(figures: &Figures) -> Result<Vec<Row>> {
     }
     for bytes in [64, 4 << 10, 64 << 10] {
         row("write", bytes, "1MiB", "swiommu", Required::Nothing)?;
+    }
+    Ok(rows)
+}
+
+/// Address spaces of /dev/iommu: mapping, filling a page table, dirty pages.
+pub fn space(figures: &Figures) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut row = |what: &str, name: &str, ours: &str, beside: &str, required| -> Result<()> {
+        let value = figures.get(&format!("{name}/{ours}"))?;
+        let other = (beside, figures.get(&format!("{name}/{beside}"))?);
+        rows.push(Row::times(what, value, other, required));
+        Ok(())
+    };
+    for live in [1000, 64_000] {
+        let what = format!("IOAS_MAP + IOAS_UNMAP of 4 KiB, {live} live");
+        let name = format!("pair/{live}");
+        row(&what, &name, "iommufd", "container", Required::Nothing)?;
+    }
+    row(
+        "a new page table for 1000000 mappings, each",
+        "fill/1000000",
+        "swiommu",
+        "bare walk",
+        Required::AtMost(2.0),
+    )?;
+    for (name, required) in [
+        ("2MiB pages, all", Required::AtMost(2.0)),
+        ("4KiB pages, none", Required::Nothing),
+        ("4KiB pages, 1 in 64", Required::Nothing),
+        ("4KiB pages, all", Required::Nothing),
+    ] {
+        let what = format!("GET_DIRTY_BITMAP of 4 GiB, {name} written");
+        let name = format!("dirty/{name}");
+        row(&what, &name, "swiommu", "word bitmap", required)?;
     }
     Ok(rows)
 }

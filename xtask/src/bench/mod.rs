@@ -103,6 +103,9 @@ fn measure(tools: &Tools) -> Result<(Vec<Row>, Vec<String>)> {
     progress("measuring the page table");
     let table = Figures::of_bench("swiommu-iommu", "page_table", tools.quick)?;
     rows.extend(inside::page_table(&table)?);
+    progress("measuring address spaces");
+    let space = Figures::of_bench("swiommu-engine", "space", tools.quick)?;
+    rows.extend(inside::space(&space)?);
     progress("measuring calls");
     rows.extend(calls::trivial(tools)?);
     rows.extend(calls::map(tools, &table)?);
