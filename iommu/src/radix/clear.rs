@@ -11,6 +11,7 @@ use super::{Slots, Span, Tree};
 /// Clears every translation in `span`, splitting pages that straddle its ends, and unlinks tables that
 /// the span covers whole. Returns how many bytes were mapped.
 pub(crate) fn clear<F: Format>(tree: &mut Tree<'_>, span: Span) -> u64 {
+    tree.leaf = None;
     if span.last - span.first == mask(12)
         && let Some(bytes) = clear_one::<F>(tree, span.first)
     {

@@ -22,6 +22,7 @@ pub(crate) fn map<F: Format>(
     if span.last - span.first == mask(12) {
         return map_one::<F>(tree, span.first, pa, prot);
     }
+    tree.leaf = None;
     if !is_free::<F>(root, top, span) {
         return Err(Occupied);
     }
@@ -31,6 +32,22 @@ pub(crate) fn map<F: Format>(
 
 /// One 4 KiB page: the common case, without a second pass.
 fn map_one<F: Format>(tree: &mut Tree<'_>, iova: u64, pa: u64, prot: Prot) -> Result<(), Occupied> {
+    let region = iova >> shift(1);
+    let table = match tree.leaf {
+        Some((at, table)) if at == region => table,
+        _ => leaf_table::<F>(tree, iova)?,
+    };
+    let slot = table.slot(index(iova, 0));
+    if slot.load(Ordering::Relaxed) != 0 {
+        return Err(Occupied);
+    }
+    tree.leaf = Some((region, table));
+    slot.store(F::leaf(pa, 0, 12, prot, false), Ordering::Release);
+    Ok(())
+}
+
+/// The table of level 0 for an address, made if there is none.
+fn leaf_table<'a, F: Format>(tree: &mut Tree<'a>, iova: u64) -> Result<&'a Table, Occupied> {
     let mut table = page::at(tree.root);
     for level in (1..=tree.top).rev() {
         let slot = index(iova, level);
@@ -45,12 +62,7 @@ fn map_one<F: Format>(tree: &mut Tree<'_>, iova: u64, pa: u64, prot: Prot) -> Re
             return Err(Occupied);
         };
     }
-    let slot = table.slot(index(iova, 0));
-    if slot.load(Ordering::Relaxed) != 0 {
-        return Err(Occupied);
-    }
-    slot.store(F::leaf(pa, 0, 12, prot, false), Ordering::Release);
-    Ok(())
+    Ok(table)
 }
 
 fn link<'a, F: Format>(tree: &mut Tree<'a>, table: &Table, slot: usize, level: u32) -> &'a Table {

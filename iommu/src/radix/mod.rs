@@ -27,6 +27,9 @@ pub(crate) struct Tree<'a> {
     pub(crate) retired: Vec<u64>,
     /// Tables made less tables retired.
     pub(crate) grown: i64,
+    /// The table of level 0 that the last page was mapped in, and which addresses it is for: the next page is often
+    /// beside it. Forgotten before tables may be retired.
+    leaf: Option<(u64, &'a page::Table)>,
 }
 
 impl<'a> Tree<'a> {
@@ -38,6 +41,7 @@ impl<'a> Tree<'a> {
             pool,
             retired: Vec::new(),
             grown: 0,
+            leaf: None,
         }
     }
 
