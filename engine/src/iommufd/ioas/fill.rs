@@ -1,7 +1,7 @@
 //! Writing areas into page tables, and taking them out again.
 
 use swiommu_abi::Errno;
-use swiommu_iommu::{Iova, Prot};
+use swiommu_iommu::{Iova, Pa, Prot};
 use swiommu_mem::{PAGE, UserAddr};
 
 use super::super::pins::{PagesId, Still};
@@ -29,9 +29,8 @@ impl Entries {
             let written = places.as_slice().iter().try_for_each(|place| {
                 let Some(pa) = place.pa else { return Ok(()) };
                 let first = self.iova + place.offset;
-                pieces(place.bytes, self.small).try_for_each(|(at, bytes)| {
-                    let pa = swiommu_iommu::Pa(pa.0 + at);
-                    table.map(Iova(first + at), pa, bytes, self.prot)
+                pieces(place.bytes, self.small, |at, bytes| {
+                    table.map(Iova(first + at), Pa(pa.0 + at), bytes, self.prot)
                 })
             });
             if let Err(error) = written {
@@ -52,25 +51,27 @@ impl Entries {
         for place in places.as_slice() {
             let Some(pa) = place.pa else { continue };
             let first = self.iova + place.offset;
-            for (at, bytes) in pieces(place.bytes, self.small) {
-                writer.map(
-                    Iova(first + at),
-                    swiommu_iommu::Pa(pa.0 + at),
-                    bytes,
-                    self.prot,
-                )?;
-            }
+            pieces(place.bytes, self.small, |at, bytes| {
+                writer.map(Iova(first + at), Pa(pa.0 + at), bytes, self.prot)
+            })?;
         }
         Ok(())
     }
 }
 
-/// A run in one piece, or in pages.
-fn pieces(bytes: u64, small: bool) -> impl Iterator<Item = (u64, u64)> {
-    let step = if small { PAGE } else { bytes };
+/// Calls `each(offset, bytes)` for a run in one piece, or in pages.
+#[inline]
+fn pieces(
+    bytes: u64,
+    small: bool,
+    mut each: impl FnMut(u64, u64) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    if !small {
+        return each(0, bytes);
+    }
     (0..bytes)
-        .step_by(step as usize)
-        .map(move |at| (at, step.min(bytes - at)))
+        .step_by(PAGE as usize)
+        .try_for_each(|at| each(at, PAGE.min(bytes - at)))
 }
 
 impl Ioas {
