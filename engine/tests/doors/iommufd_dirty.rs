@@ -30,6 +30,9 @@ impl Rig {
         let world = World::new(machine(model, []));
         let iommu = world.iommu();
         let (ioas, device, memory) = (iommu.ioas(), iommu.bare(), Memory::pages(PAGES));
+        // a larger page is dirty as a whole
+        let (huge, set) = (iommufd::OPTION_HUGE_PAGES, iommufd::OPTION_OP_SET);
+        iommu.option(huge, set, ioas, 0).unwrap();
         iommu
             .map(ioas, FIXED, AT, memory.base(), PAGES * P)
             .unwrap();
