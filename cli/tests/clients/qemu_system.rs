@@ -145,6 +145,10 @@ pub fn trials() -> Vec<Trial> {
         "a guest's disk is unplugged and plugged in again",
         replugged,
     );
+    add(
+        "a device in a container is taken back from a running machine",
+        || taken_back(&CONTAINER),
+    );
     trials
 }
 
@@ -299,6 +303,44 @@ fn replugged() -> Outcome {
     appears(&serial, "guest: disk has gone")?;
     let device = json!({ "driver": "vfio-pci", "host": FIRST, "id": "disk", "bus": "port1" });
     monitor.command("device_add", device)?;
+    monitor.event("SHUTDOWN")?;
+    monitor.end()?;
+    after_copy(&mut content);
+    holds(&image, &content)
+}
+
+/// The host takes the device back with an ordinary write: QEMU is asked for it and unplugs it, the write ends when its
+/// files are closed, and the driver can have the device again.
+fn taken_back(way: &Way) -> Outcome {
+    let directory = scratch()?;
+    let (image, mut content) = medium(directory.path(), "disk", 64)?;
+    let [serial, back] = ["serial", "back"].map(|name| directory.path().join(name));
+    let machine = Machine::linux(way.version, directory.path(), "replug", "")?;
+    let machine = machine.with(way.options.iter().copied());
+    let machine = machine.with(["-device", "pcie-root-port,id=port1,chassis=1"]);
+    let properties = format!("{},id=disk,bus=port1", way.properties);
+    let machine = machine.device(FIRST, &properties).serial_file(&serial);
+    let script = format!(
+        "exec 3<&0; {machine} <&3 &
+         until grep -q 'disk is here' '{serial}' 2>/dev/null; do sleep 0.1; done
+         device=/sys/bus/pci/devices/{FIRST} driver=/sys/bus/pci/drivers/vfio-pci
+         echo vfio-pci > $device/driver_override && echo {FIRST} > $driver/unbind &&
+             echo {FIRST} > $driver/bind && echo bound > '{back}'
+         wait $!",
+        machine = machine.with(["-qmp", "stdio"]).shell(),
+        serial = serial.display(),
+        back = back.display(),
+    );
+    let mut monitor = Monitor::start(&Run::new(["sh", "-c", &script]).disk(&image))?;
+    monitor.event("DEVICE_DELETED")?;
+    appears(&serial, "guest: disk has gone")?;
+    appears(&back, "bound")?;
+    let arguments = "driver=vfio-pci,id=disk,bus=port1";
+    let properties = format!("{arguments},host={FIRST}{}", way.properties);
+    let pairs = properties
+        .split(',')
+        .filter_map(|pair| pair.split_once('='));
+    monitor.command("device_add", pairs.collect())?;
     monitor.event("SHUTDOWN")?;
     monitor.end()?;
     after_copy(&mut content);
