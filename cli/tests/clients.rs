@@ -10,6 +10,8 @@ mod command;
 mod golden;
 #[path = "clients/guest.rs"]
 mod guest;
+#[path = "clients/host.rs"]
+mod host;
 #[path = "clients/machine.rs"]
 mod machine;
 #[path = "clients/monitor.rs"]
@@ -40,5 +42,6 @@ fn main() -> ExitCode {
     trials.extend(processes::trials());
     trials.extend(vmm::trials());
     trials.extend(report::trials());
+    trials.extend(host::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -77,6 +77,7 @@ fn s1_16_every_group_has_a_node_at_every_stage() {
         machine.vfio.multi_device_groups = stage;
         let world = World::new(machine);
         for group in [PAIR, 6] {
+            assert!(world.place(&format!("/dev/vfio/{group}")).exists());
             let (_container, group) = world.joined(group, vfio::TYPE1V2_IOMMU);
             assert!(is_viable(&group), "stage {stage}");
         }
