@@ -43,6 +43,11 @@ pub const CFG_SPACE_SIZE: usize = 256;
 /// PCI Express configuration space, bytes.
 pub const CFG_SPACE_EXP_SIZE: usize = 4096;
 
+/// Single Root I/O Virtualization extended capability, and its bytes.
+pub const EXT_CAP_ID_SRIOV: u16 = 0x10;
+/// See above.
+pub const EXT_CAP_SRIOV_SIZE: usize = 0x40;
+
 /// Power management capability.
 pub const CAP_ID_PM: u8 = 0x01;
 /// MSI capability.

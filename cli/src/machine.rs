@@ -160,10 +160,17 @@ fn details(kind: &DeviceKind) -> Vec<String> {
             } else {
                 format!("cache {}", size::format(nvme.cache))
             };
+            if let Some(part) = &nvme.part {
+                let text = format!("virtual function {} of {}", part.number, part.of);
+                return vec![text];
+            }
             let mut lines = vec![format!(
                 "serial {}, {} queues, blocks of {}, {cache}",
                 nvme.serial, nvme.queues, nvme.block
             )];
+            if nvme.vfs > 0 {
+                lines.push(format!("up to {} virtual functions", nvme.vfs));
+            }
             for (index, medium) in nvme.namespaces.iter().enumerate() {
                 let read_only = if medium.read_only { ", read-only" } else { "" };
                 let place = if medium.path.is_absolute() {

@@ -24,6 +24,8 @@ mod qemu;
 mod qemu_system;
 #[path = "clients/report.rs"]
 mod report;
+#[path = "clients/sriov.rs"]
+mod sriov;
 #[path = "clients/vmm.rs"]
 mod vmm;
 #[path = "clients/world.rs"]
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     trials.extend(qemu::trials());
     trials.extend(qemu_system::trials());
     trials.extend(processes::trials());
+    trials.extend(sriov::trials());
     trials.extend(vmm::trials());
     trials.extend(report::trials());
     trials.extend(host::trials());

@@ -28,7 +28,7 @@ pub fn build(kind: &DeviceKind) -> Result<Box<dyn Device>, Errno> {
 /// EINVAL for a configuration outside its bounds.
 pub fn identity(kind: &DeviceKind) -> Result<Identity, Errno> {
     match kind {
-        DeviceKind::Nvme(config) => Ok(nvme::identity(config.queues)),
+        DeviceKind::Nvme(config) => Ok(nvme::identity(config)),
         DeviceKind::Edu(_) => Ok(edu::identity()),
         DeviceKind::Stub(config) => stub::Stub::new(config).map(|stub| stub.identity()),
     }

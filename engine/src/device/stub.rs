@@ -3,7 +3,7 @@
 //! Its registers read zero; a write is reported as unmodelled.
 
 use crate::machine::{StubConfig, size};
-use crate::pci::{Bar, Bus, Device, Identity, Msix};
+use crate::pci::{Bar, Bus, Device, Identity, Msix, Role};
 use swiommu_abi::Errno;
 
 /// The stub.
@@ -68,6 +68,7 @@ impl Stub {
                 msi: config.msi,
                 msix,
                 express: true,
+                role: Role::default(),
             },
         })
     }

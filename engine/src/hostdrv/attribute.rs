@@ -38,6 +38,13 @@ pub(super) fn store(host: &Host, path: &str, value: &[u8]) -> Result<(), Errno> 
             _ => host.rescan(),
         },
         (Place::Device(index), "driver_override") => host.set_override(index, value),
+        (Place::Device(index), "sriov_numvfs") => host.set_numvfs(index, value),
+        (Place::Device(_), "sriov_drivers_autoprobe") => {
+            let on = boolean(value)?;
+            host.set(path, if on { "1" } else { "0" })
+        }
+        // no driver here moves vectors between virtual functions
+        (Place::Device(_), "sriov_vf_msix_count") => Err(Errno::EOPNOTSUPP),
         (Place::Device(index), "remove") => match unsigned(value)? {
             0 => Ok(()),
             _ => host.remove(index),

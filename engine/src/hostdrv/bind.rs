@@ -119,6 +119,9 @@ impl Host {
         let Some(driver) = self.driver(index) else {
             return Ok(());
         };
+        if driver.vfio {
+            self.physical_leaves_vfio(index)?;
+        }
         let function = &self.functions[index];
         let host = self.lock()?;
         self.tree.unbind(function, &driver.name).map_err(damaged)?;

@@ -16,6 +16,7 @@ impl Host {
         if !self.exists(index) {
             return Ok(());
         }
+        self.disable_vfs(index)?;
         self.detach(index)?;
         let _host = self.lock()?;
         self.tree
@@ -29,7 +30,10 @@ impl Host {
     /// EIO when the run's directory is gone.
     pub fn rescan(&self) -> Result<(), Errno> {
         let _rescan = Lock::wait(&self.run, "rescan")?;
-        (0..self.functions.len()).try_for_each(|index| self.add(index))
+        let devices = self.machine.devices.iter().enumerate();
+        // virtual functions are their physical one's to switch on
+        let mut found = devices.filter(|(_, device)| device.virtual_of().is_none());
+        found.try_for_each(|(index, _)| self.add(index))
     }
 
     /// A function appears, if it is not there, and is offered to the drivers. The caller holds the lock `rescan`.

@@ -12,6 +12,9 @@
 //! locks/device-BDF        held over a bind, unbind or remove of one device (the kernel's device_lock)
 //! locks/vfio-BDF          there while a device is VFIO's; locked by the process that has it open
 //! locks/group-N           there while a group has a device of VFIO's; locked by the process that has its node open
+//! locks/token-BDF     held for the time of a look at the token of a physical function
+//! locks/vfs-BDF       shared by the processes that have a virtual function of it open
+//! tokens/BDF          the token of a physical function, once one was given
 //! locks/owner-N           locked by the process that owns a group's DMA
 //! ```
 //!
@@ -26,6 +29,7 @@ mod hotplug;
 mod ids;
 pub mod lock;
 mod release;
+mod sriov;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -18,6 +18,9 @@ pub struct DriverConfig {
     /// It gives its devices to VFIO.
     #[serde(default)]
     pub vfio: bool,
+    /// It switches the virtual functions of its devices on and off.
+    #[serde(default)]
+    pub sriov: bool,
     /// Devices it takes without being asked.
     #[serde(default)]
     pub ids: Vec<DeviceId>,
@@ -113,9 +116,10 @@ pub const VFIO_PCI: &str = "vfio-pci";
 
 /// The drivers of every machine, in the order in which they are asked to take a device.
 pub fn built_in() -> Vec<DriverConfig> {
-    let driver = |name: &str, managed_dma, vfio, ids: &[DeviceId]| DriverConfig {
+    let driver = |name: &str, managed_dma, sriov, vfio, ids: &[DeviceId]| DriverConfig {
         name: name.into(),
         managed_dma,
+        sriov,
         vfio,
         ids: ids.to_vec(),
     };
@@ -125,11 +129,17 @@ pub fn built_in() -> Vec<DriverConfig> {
         ..DeviceId::default()
     };
     vec![
-        driver("pcieport", true, false, &[DeviceId::of_class(0x0604)]),
-        driver("nvme", false, false, &[DeviceId::of_class(0x0108)]),
-        driver("e1000e", false, false, &[e1000e]),
-        driver("pci-stub", true, false, &[]),
-        driver(VFIO_PCI, true, true, &[]),
+        driver(
+            "pcieport",
+            true,
+            false,
+            false,
+            &[DeviceId::of_class(0x0604)],
+        ),
+        driver("nvme", false, true, false, &[DeviceId::of_class(0x0108)]),
+        driver("e1000e", false, false, false, &[e1000e]),
+        driver("pci-stub", true, true, false, &[]),
+        driver(VFIO_PCI, true, true, true, &[]),
     ]
 }
 

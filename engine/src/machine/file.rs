@@ -192,7 +192,11 @@ pub fn to_toml(machine: &Machine) -> String {
     let built_in = driver::built_in();
     let own = (machine.drivers.iter()).filter(|driver| !built_in.contains(driver));
     own.for_each(|driver| write_driver(&mut text, driver));
-    for device in &machine.devices {
+    for device in machine
+        .devices
+        .iter()
+        .filter(|device| device.virtual_of().is_none())
+    {
         write_device(&mut text, device);
     }
     text
@@ -206,9 +210,10 @@ fn write_driver(text: &mut String, driver: &DriverConfig) {
         .collect();
     let _ = writeln!(
         text,
-        "\n[[driver]]\nname = \"{}\"\nmanaged_dma = {}\nvfio = {}\nid = [{}]",
+        "\n[[driver]]\nname = \"{}\"\nmanaged_dma = {}\nsriov = {}\nvfio = {}\nid = [{}]",
         driver.name,
         driver.managed_dma,
+        driver.sriov,
         driver.vfio,
         ids.join(", ")
     );
@@ -248,6 +253,9 @@ fn write_nvme(text: &mut String, nvme: &NvmeConfig) {
     );
     if nvme.migration != Migration::Off {
         let _ = writeln!(text, "migration = \"{}\"", nvme.migration.name());
+    }
+    if nvme.vfs > 0 {
+        let _ = writeln!(text, "vfs = {}", nvme.vfs);
     }
     for Medium {
         path,

@@ -14,6 +14,7 @@ pub mod resources;
 pub mod run_dir;
 pub mod size;
 pub mod spec;
+pub mod sriov;
 pub mod tree;
 
 pub use bdf::Bdf;
@@ -383,6 +384,10 @@ pub struct NvmeConfig {
     pub seed: u64,
     /// What its driver can do of migration (default off).
     pub migration: Migration,
+    /// Virtual functions it can have, 0..=127 (default 0).
+    pub vfs: u16,
+    /// Which virtual function of which controller it is itself, if it is one.
+    pub part: Option<sriov::Virtual>,
 }
 
 impl Default for NvmeConfig {
@@ -396,6 +401,8 @@ impl Default for NvmeConfig {
             cache: 8 << 20,
             seed: 0,
             migration: Migration::Off,
+            vfs: 0,
+            part: None,
         }
     }
 }

@@ -10,6 +10,7 @@
 //!   smallest free number from 1 (where real machines have their host bridge in group 0).
 //! * Without an IOMMU there is nothing to group by: VFIO gives each device a group of its own, numbered from 0 in the
 //!   devices' order, whatever `group=` says.
+//! * The virtual functions of a device (`vfs=`) follow all other devices, each in a group of its own.
 //! * A group does not span PCI segments: no bridge connects them.
 //! * A driver replaces one of its name, or joins the others; a device without one begins with vfio-pci.
 
@@ -20,7 +21,7 @@ use super::driver::{self, DriverConfig};
 use super::spec::{DeviceSpec, IommuSpec, KindSpec, NamespaceSpec, NvmeSpec, Source, VfioSpec};
 use super::{
     Bdf, DeviceConfig, DeviceKind, IommuConfig, IommuKind, Machine, Medium, NvmeConfig, StubConfig,
-    VfioConfig,
+    VfioConfig, sriov,
 };
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -122,6 +123,8 @@ pub fn resolve(layers: &[Layer]) -> Result<Machine, MachineError> {
             ..DeviceConfig::new(bdf.to_string(), group, kind)
         });
     }
+    sriov::add(&mut devices, &iommu)
+        .map_err(|(index, text)| MachineError::at(&specs[index].origin, text))?;
     Ok(Machine {
         mock: false,
         iommu,
@@ -331,9 +334,21 @@ fn configure_nvme(spec: &NvmeSpec, bdf: Bdf, media: &mut Vec<Used>) -> Result<Nv
         .serial
         .clone()
         .unwrap_or_else(|| format!("swiommu-{bdf}"));
+    let cache = match (spec.cache, spec.config.vfs) {
+        (given, 0) => given.unwrap_or(spec.config.cache),
+        (None | Some(0), _) => 0,
+        (Some(_), _) => {
+            return Err(
+                "vfs= shares the namespaces between controllers, and a cache= is one controller's alone: accepted is \
+                 cache=0"
+                    .into(),
+            );
+        }
+    };
     Ok(NvmeConfig {
         namespaces,
         serial,
+        cache,
         ..spec.config.clone()
     })
 }

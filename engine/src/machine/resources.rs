@@ -104,6 +104,7 @@ mod tests {
             msi: 0,
             msix: None,
             express: true,
+            role: crate::pci::Role::default(),
         }
     }
 

@@ -92,7 +92,10 @@ impl RunDir {
                 .filter(|medium| medium.path.is_relative())
             {
                 medium.path = medium_path(&self.path, medium);
-                File::create_new(&medium.path)?.set_len(medium.bytes)?;
+                // a virtual function's media are those of its physical one, which came first
+                if nvme.part.is_none() {
+                    File::create_new(&medium.path)?.set_len(medium.bytes)?;
+                }
             }
         }
         fs::write(self.path.join("machine.json"), serde_json::to_vec(machine)?)?;

@@ -8,7 +8,7 @@
 use super::driver::{DriverConfig, ID_ACCEPTED};
 use super::{
     Bdf, EduConfig, GroupRules, IommuKind, MachineError, Memlock, Migration, NvmeConfig,
-    StubConfig, VfioConfig, size,
+    StubConfig, VfioConfig, size, sriov,
 };
 use crate::device::stub::parse_bar;
 use crate::pci::Bar;
@@ -53,7 +53,9 @@ pub struct NvmeSpec {
     pub read_only: bool,
     /// Serial number, if given.
     pub serial: Option<String>,
-    /// Everything else (its namespaces and serial are not used).
+    /// Bytes of volatile write cache, if given.
+    pub cache: Option<u64>,
+    /// Everything else (its namespaces, serial and cache are not used).
     pub config: NvmeConfig,
 }
 
@@ -128,6 +130,7 @@ impl DeviceSpec {
                 namespaces: Vec::new(),
                 read_only: false,
                 serial: None,
+                cache: None,
                 config: NvmeConfig::default(),
             }),
             "edu" => KindSpec::Edu(EduConfig { dma_bits: 28 }),
@@ -214,13 +217,14 @@ pub fn set_driver(driver: &mut DriverConfig, key: &str, value: Option<&str>) -> 
             driver.name = parsed(key, value, DRIVER_NAME, name)?;
         }
         "managed_dma" => driver.managed_dma = boolean(key, value)?,
+        "sriov" => driver.sriov = boolean(key, value)?,
         "vfio" => driver.vfio = boolean(key, value)?,
         "id" => driver.ids.push(parsed(key, value, ID_ACCEPTED, |text| {
             text.to_owned().try_into().ok()
         })?),
         _ => {
             return Err(format!(
-                "unknown key '{key}': a driver accepts id=, managed_dma, vfio"
+                "unknown key '{key}': a driver accepts id=, managed_dma, sriov, vfio"
             ));
         }
     }
@@ -375,7 +379,7 @@ impl NvmeSpec {
                 )?)
             }
             "queues" => self.config.queues = number(key, value, 1, 64)?,
-            "cache" => self.config.cache = bytes(key, value)?,
+            "cache" => self.cache = Some(bytes(key, value)?),
             "seed" => self.config.seed = number(key, value, 0, i64::MAX as u64)?,
             "migration" => {
                 self.config.migration =
@@ -384,6 +388,7 @@ impl NvmeSpec {
                         names.find(|(name, _)| *name == text).map(|named| named.1)
                     })?
             }
+            "vfs" => self.config.vfs = number(key, value, 0, sriov::MOST.into())?,
             _ => match key.strip_prefix("ns").and_then(|rest| rest.split_once('.')) {
                 Some((index, field)) => self.set_namespace(key, index, field, value)?,
                 None => return Err(unknown_nvme_key(key)),
@@ -432,7 +437,7 @@ impl NvmeSpec {
 fn unknown_nvme_key(key: &str) -> String {
     format!(
         "unknown key '{key}': nvme accepts bdf=, block=, cache=, driver=, file=, group=, migration=, nsN.file=, nsN.ro, \
-         nsN.size=, present=, queues=, ro, seed=, serial=, size="
+         nsN.size=, present=, queues=, ro, seed=, serial=, size=, vfs="
     )
 }
 

@@ -156,7 +156,7 @@ fn an_nvme_takes_several_namespaces_in_order() {
 
 #[test]
 fn bad_devices_are_refused_in_one_line_that_says_what_is_accepted() {
-    const NVME: &str = "nvme accepts bdf=, block=, cache=, driver=, file=, group=, migration=, nsN.file=, nsN.ro, nsN.size=, present=, queues=, ro, seed=, serial=, size=";
+    const NVME: &str = "nvme accepts bdf=, block=, cache=, driver=, file=, group=, migration=, nsN.file=, nsN.ro, nsN.size=, present=, queues=, ro, seed=, serial=, size=, vfs=";
     const SIZE: &str = "accepted is a size such as 512, 128K, 64M, 1G or 2T";
     const BAR: &str = "accepted is a power of two from 16 to 1G for memory (128K), io:4 to io:256 for I/O (io:32)";
     const BDF: &str = "accepted is a PCI address SSSS:BB:DD.F or BB:DD.F in hexadecimal, device 00-1f, function 0-7";
@@ -530,6 +530,7 @@ fn any_nvme() -> impl Strategy<Value = DeviceKind> {
                 cache,
                 seed,
                 migration,
+                ..NvmeConfig::default()
             })
         })
 }

@@ -188,12 +188,11 @@ impl Wires {
 
     /// Whether the function answers accesses of that kind now.
     pub fn decodes(&self, io: bool) -> bool {
-        let bit = if io {
-            swiommu_abi::pci::COMMAND_IO
+        if io {
+            self.config.command() & swiommu_abi::pci::COMMAND_IO != 0
         } else {
-            swiommu_abi::pci::COMMAND_MEMORY
-        };
-        self.config.command() & bit != 0
+            self.config.memory()
+        }
     }
 
     /// All vectors masked, as PCI wants after reset (PCI 3.0 section 6.8.2.9).

@@ -6,10 +6,16 @@
 
 use swiommu_abi::pci::*;
 
-use super::{Bar, Identity};
+use super::{Bar, Identity, Role, Sriov};
 
 /// The first capability.
 const CAPABILITIES_AT: usize = 0x40;
+
+/// The only extended capability there is.
+pub const SRIOV_AT: usize = 0x100;
+/// Virtual functions are there; they decode memory.
+const VF_ENABLE: u16 = 1;
+const VF_MEMORY: u16 = 1 << 3;
 
 /// SERR# reporting, which firmware turns on.
 const COMMAND_SERR: u16 = 0x0100;
@@ -38,6 +44,8 @@ pub struct Config {
     msi: Option<(usize, u8)>,
     msix: Option<usize>,
     express: Option<usize>,
+    /// A virtual function's memory decoding is its physical function's to switch.
+    decodes_always: bool,
 }
 
 impl Config {
@@ -56,10 +64,14 @@ impl Config {
             msi: None,
             msix: None,
             express: None,
+            decodes_always: identity.role == Role::Virtual,
         };
         config.header(identity);
         config.bars(identity, bases);
         config.capabilities(identity);
+        if let Role::Physical(sriov) = identity.role {
+            config.sriov(identity, sriov);
+        }
         config
     }
 
@@ -80,7 +92,7 @@ impl Config {
 
     /// Whether the function decodes memory accesses.
     pub fn memory(&self) -> bool {
-        self.command() & COMMAND_MEMORY != 0
+        self.decodes_always || self.command() & COMMAND_MEMORY != 0
     }
 
     /// Shows whether INTx is asserted in the status register.
@@ -251,6 +263,32 @@ impl Config {
         if link != CAPABILITY_LIST {
             self.set_word(STATUS, STATUS_CAP_LIST);
         }
+    }
+
+    /// The SR-IOV capability (PCIe 5.0 section 9.3.3). vfio-pci shows it and lets nobody write it.
+    fn sriov(&mut self, identity: &Identity, sriov: Sriov) {
+        let at = SRIOV_AT;
+        self.set_dword(at, u32::from(EXT_CAP_ID_SRIOV) | 1 << 16);
+        self.set_word(at + 0x0c, sriov.total);
+        self.set_word(at + 0x0e, sriov.total);
+        self.set_word(at + 0x14, sriov.offset);
+        self.set_word(at + 0x16, sriov.stride);
+        self.set_word(at + 0x1a, sriov.device);
+        self.set_dword(at + 0x1c, 0x553); // 4 KiB to 4 MiB
+        self.set_dword(at + 0x20, 1);
+        for (index, bar) in identity.bars.iter().enumerate() {
+            if let Bar::Memory { wide, prefetch, .. } = *bar {
+                let flags = u32::from(wide) << 2 | u32::from(prefetch) << 3;
+                self.set_dword(at + 0x24 + index * 4, flags);
+            }
+        }
+    }
+
+    /// Shows in the SR-IOV capability how many virtual functions there are.
+    pub fn set_virtual_functions(&mut self, number: u16) {
+        let enabled = if number > 0 { VF_ENABLE | VF_MEMORY } else { 0 };
+        self.set_word(SRIOV_AT + 8, enabled);
+        self.set_word(SRIOV_AT + 0x10, number);
     }
 
     /// A PCI Express endpoint, capability version 2, 2.5 GT/s x1, with function level reset (PCIe 5.0 section 7.5.3).

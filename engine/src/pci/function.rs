@@ -220,6 +220,13 @@ impl Function {
         }
     }
 
+    /// Shows in configuration space how many virtual functions there are.
+    pub fn show_virtual_functions(&self, number: u16) {
+        if let Some(open) = &mut self.live().open {
+            open.wires.config.set_virtual_functions(number);
+        }
+    }
+
     /// One access to a mapped register. Nothing answers while memory decoding is off.
     pub fn mmio(&self, call: &Call<'_>, bar: u8, at: u64, bytes: u8, access: Mmio) -> u64 {
         let mut live = self.live();

@@ -50,6 +50,31 @@ pub struct Msix {
     pub pba: (u8, u32),
 }
 
+/// What a function has to do with SR-IOV (PCI Express 5.0 chapter 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Nothing.
+    #[default]
+    Ordinary,
+    /// It can be divided: it has the capability.
+    Physical(Sriov),
+    /// It is a part of one. Memory decoding cannot be switched off, and it has no INTx.
+    Virtual,
+}
+
+/// The SR-IOV capability of a physical function. Its virtual functions have the memory BARs that it has itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sriov {
+    /// Virtual functions there can be, 1 or more.
+    pub total: u16,
+    /// Routing id of the first, counted from the physical function's, and from each to the next.
+    pub offset: u16,
+    /// See `offset`.
+    pub stride: u16,
+    /// Their device ID.
+    pub device: u16,
+}
+
 /// What a function is: everything its configuration space is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -74,6 +99,8 @@ pub struct Identity {
     /// A PCI Express endpoint: 4096 bytes of configuration space and function level reset. Otherwise a conventional
     /// device with 256 bytes and no reset.
     pub express: bool,
+    /// Its part in SR-IOV.
+    pub role: Role,
 }
 
 /// A DMA did not happen, or not wholly: master abort, IOMMU block or bus master off. The device sees only this;

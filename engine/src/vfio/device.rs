@@ -9,6 +9,7 @@ use super::argsz::{Chain, copy_in, copy_out, through};
 use super::container::Container;
 use super::group::GroupFile;
 use super::hot_reset;
+use super::vf_token::Admission;
 use crate::door::{Answer, Call, File, Mmio, NewFile, Span};
 use crate::hostdrv::lock::Lock;
 use crate::pci::Bar;
@@ -21,8 +22,8 @@ pub struct DeviceFile {
     run: Arc<Run>,
     function: Arc<Function>,
     group: Arc<GroupFile>,
-    /// The function cannot be unbound before this file is closed.
-    _held: Lock,
+    /// The function cannot be unbound, nor its VF token pass for unused, before this file is closed.
+    _held: (Lock, Admission),
 }
 
 impl DeviceFile {
@@ -34,7 +35,7 @@ impl DeviceFile {
         run: &Arc<Run>,
         function: &Arc<Function>,
         group: Arc<GroupFile>,
-        held: Lock,
+        held: (Lock, Admission),
         container: &Arc<Container>,
         call: &Call<'_>,
     ) -> Result<NewFile, Errno> {
@@ -49,6 +50,11 @@ impl DeviceFile {
             object,
             file: Arc::new(file),
         })
+    }
+
+    /// The run it belongs to.
+    pub(super) fn run(&self) -> &Arc<Run> {
+        &self.run
     }
 
     /// The function behind the file.
@@ -201,6 +207,15 @@ impl DeviceFile {
         Ok(())
     }
 
+    /// A physical function's configuration space is about to be read: it shows how many virtual functions there are.
+    fn look_at_virtual_functions(&self) -> Result<(), Errno> {
+        if self.function.config().total_vfs() > 0 {
+            let number = self.run.host()?.numvfs(self.function.index());
+            self.function.show_virtual_functions(number);
+        }
+        Ok(())
+    }
+
     fn unsupported(&self, call: &Call<'_>, cmd: u32, errno: Errno) -> Result<(), Errno> {
         if let Some(name) = vfio::command_name(cmd, true) {
             self.run.reports.unsupported(call, format_args!("{name}"));
@@ -252,6 +267,9 @@ impl File for DeviceFile {
     fn pread(&self, call: &Call<'_>, to: UserAddr, bytes: u64, offset: u64) -> Result<u64, Errno> {
         self.function.wake();
         let (region, at) = split(offset);
+        if region == vfio::PCI_CONFIG_REGION_INDEX {
+            self.look_at_virtual_functions()?;
+        }
         self.function.region_read(call, region, at, to, bytes)
     }
 

@@ -6,6 +6,7 @@ use swiommu_mem::fd::EventFd;
 
 use super::argsz::copy_in;
 use super::device::DeviceFile;
+use super::vf_token::{self, Token};
 use crate::door::{Answer, Call};
 
 /// What the client asks of a feature.
@@ -75,6 +76,9 @@ impl DeviceFile {
             vfio::DEVICE_FEATURE_DMA_LOGGING_STOP => self.logging_stop(&ask),
             vfio::DEVICE_FEATURE_DMA_LOGGING_REPORT => self.logging_report(call, &ask),
             vfio::DEVICE_FEATURE_MIG_DATA_SIZE => self.migration_data_size(call, &ask),
+            vfio::DEVICE_FEATURE_PCI_VF_TOKEN if self.function().config().total_vfs() > 0 => {
+                self.set_vf_token(call, &ask)
+            }
             vfio::DEVICE_FEATURE_LOW_POWER_ENTRY => self.low_power_entry(&ask),
             vfio::DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP => {
                 self.low_power_entry_with_wakeup(call, &ask)
@@ -85,6 +89,14 @@ impl DeviceFile {
             _ => Err(Errno::ENOTTY),
         }
         .map(|()| Answer::Value(0))
+    }
+
+    fn set_vf_token(&self, call: &Call<'_>, ask: &Ask) -> Result<(), Errno> {
+        if !ask.check(vfio::DEVICE_FEATURE_SET, size_of::<Token>())? {
+            return Ok(());
+        }
+        let token: Token = copy_in(call, ask.data, size_of::<Token>())?;
+        vf_token::set(self.run(), self.function().bdf(), &token)
     }
 
     fn low_power_entry(&self, ask: &Ask) -> Result<(), Errno> {

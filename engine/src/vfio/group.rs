@@ -13,6 +13,7 @@ use super::argsz::{copy_in, copy_out};
 use super::container::{Container, ContainerFile};
 use super::device::DeviceFile;
 use super::owner::{Owner, Ownership};
+use super::vf_token::{self, Token};
 use crate::door::{Answer, Call, CharDevice, File};
 use crate::hostdrv::lock::Lock;
 use crate::pci::function::Function;
@@ -172,8 +173,9 @@ impl GroupFile {
 
     fn get_device_fd(&self, call: &Call<'_>, arg: u64) -> Result<Answer, Errno> {
         let name = read_name(call, arg)?;
-        let function = self.named(&name)?;
+        let (function, token) = self.named(&name)?;
         let held = self.run.hold(function)?;
+        let admitted = vf_token::admit(&self.run, function, token.as_ref())?;
         let mut state = self.state();
         let container = state
             .container
@@ -184,27 +186,26 @@ impl GroupFile {
             .this
             .upgrade()
             .expect("the file is in use by this call");
-        let file = DeviceFile::open(&self.run, function, this, held, container, call)?;
+        let file = DeviceFile::open(&self.run, function, this, (held, admitted), container, call)?;
         state.devices += 1;
         Ok(Answer::Open(file))
     }
 
-    /// The function of this group that a device name means: `BDF` or `BDF key=value...`.
-    fn named(&self, name: &str) -> Result<&Arc<Function>, Errno> {
-        let mut words = name.split(' ').filter(|word| !word.is_empty());
-        let bdf = words.next().unwrap_or("");
-        let function = self
-            .group
-            .functions
-            .iter()
-            .find(|function| function.bdf().to_string() == bdf)
-            .ok_or(Errno::ENODEV)?;
-        // no function of the machine wants a VF token, and no other option exists
-        if words.next().is_some() {
-            Err(Errno::EINVAL)
-        } else {
-            Ok(function)
+    /// The function of this group that a device name means, and the VF token in it: `BDF [vf_token=UUID]`.
+    fn named(&self, name: &str) -> Result<(&Arc<Function>, Option<Token>), Errno> {
+        let (bdf, options) = name.split_once(' ').unwrap_or((name, ""));
+        let is_meant = |function: &&Arc<Function>| function.bdf().to_string() == bdf;
+        let function = self.group.functions.iter().find(is_meant);
+        let function = function.ok_or(Errno::ENODEV)?;
+        let mut token = None;
+        for option in options.split(' ').filter(|option| !option.is_empty()) {
+            let uuid = option.strip_prefix("vf_token=").filter(|_| token.is_none());
+            token = uuid.and_then(vf_token::parse);
+            if token.is_none() {
+                return Err(Errno::EINVAL);
+            }
         }
+        Ok((function, token))
     }
 }
 

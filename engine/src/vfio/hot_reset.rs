@@ -27,7 +27,8 @@ fn affected(run: &Run, function: &Function) -> Result<Vec<Arc<Function>>, Errno>
     if bdf.on_root_bus() {
         return Err(Errno::ENODEV);
     }
-    let below = |other: &&Arc<Function>| other.bdf().same_bus(bdf);
+    let host = run.host()?;
+    let below = |other: &&Arc<Function>| other.bdf().same_bus(bdf) && host.exists(other.index());
     let mut affected: Vec<_> = run.functions.iter().filter(below).cloned().collect();
     affected.sort_by_key(|other| other.stream().0);
     Ok(affected)
@@ -70,7 +71,8 @@ fn dependent(function: &Arc<Function>) -> vfio::DependentDevice {
 /// PCI_HOT_RESET.
 ///
 /// # Errors
-/// EINVAL unless the client gives the file of every affected group, and one file a device at most.
+/// EINVAL unless the client gives the file of every affected group, and one file a device at most, and while one of
+/// the devices is not bound to VFIO.
 pub fn reset(run: &Run, function: &Function, call: &Call<'_>, arg: u64) -> Result<(), Errno> {
     let reset: vfio::HotResetInfo = copy_in(call, arg, MINSZ)?;
     if (reset.argsz as usize) < MINSZ || reset.flags != 0 || reset.count == 0 {
@@ -81,10 +83,12 @@ pub fn reset(run: &Run, function: &Function, call: &Call<'_>, arg: u64) -> Resul
         return Err(Errno::EINVAL);
     }
     let groups = given_groups(call, arg, reset.count as usize)?;
-    if !affected
-        .iter()
-        .all(|function| groups.contains(&function.config().group))
-    {
+    let host = run.host()?;
+    let may_reset = |function: &Arc<Function>| {
+        let driver = host.driver(function.index());
+        driver.is_some_and(|driver| driver.vfio) && groups.contains(&function.config().group)
+    };
+    if !affected.iter().all(may_reset) {
         return Err(Errno::EINVAL);
     }
     for function in affected {

@@ -14,3 +14,4 @@ mod migration;
 pub mod noiommu;
 pub mod owner;
 pub mod type1;
+pub mod vf_token;

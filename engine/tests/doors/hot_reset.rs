@@ -118,3 +118,21 @@ fn only_open_group_files_count_and_no_more_than_there_are_devices() {
     assert_eq!(reset(&device, &[a, device.number()]), Err(Errno::EINVAL));
     assert_eq!(reset(&device, &[a, -1]), Err(Errno::EBADF));
 }
+
+#[test]
+fn a_function_without_vfio_is_named_and_stands_in_the_way_and_one_that_left_does_not() {
+    let world = world();
+    let (_container, four) = world.joined(4, vfio::TYPE1V2_IOMMU);
+    let five = world.group(5).unwrap();
+    let device = four.device("0000:05:04.0").unwrap();
+    let all = [four.number(), five.number()];
+    world.bind("0000:05:05.0", "pci-stub").unwrap_err();
+    world.unbind("0000:05:05.0").unwrap();
+    assert_eq!(info(&device, 3).1[2], 3, "it is on the bus");
+    assert_eq!(reset(&device, &all), Err(Errno::EINVAL));
+    world
+        .write("/sys/bus/pci/devices/0000:05:05.0/remove", "1")
+        .unwrap();
+    assert_eq!(info(&device, 3).1[2], 2);
+    assert_eq!(reset(&device, &all), Ok(0));
+}

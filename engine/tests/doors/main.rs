@@ -26,4 +26,5 @@ mod ownership;
 mod pins;
 mod reports;
 mod space;
+mod sriov;
 mod stress;

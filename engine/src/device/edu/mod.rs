@@ -8,7 +8,7 @@
 mod tests;
 
 use crate::machine::EduConfig;
-use crate::pci::{Bar, Bus, Device, Doing, Identity};
+use crate::pci::{Bar, Bus, Device, Doing, Identity, Role};
 use swiommu_abi::Errno;
 
 /// Registers.
@@ -189,6 +189,7 @@ pub fn identity() -> Identity {
         msi: 1,
         msix: None,
         express: false,
+        role: Role::default(),
     }
 }
 

@@ -87,6 +87,11 @@ impl Nvme {
         f.put(64, &FIRMWARE);
         // RAB: as the arbitration feature's default.
         f.u8(72, 7);
+        if let Some(place) = self.place {
+            // CMIC: several controllers; this one is a virtual function's.
+            f.u8(76, 0b010 | u8::from(place.controller > 0) << 2);
+            f.u16(78, place.controller);
+        }
         f.u8(77, (MAX_TRANSFER_LG2 - 12) as u8);
         f.u32(80, bits::VERSION);
         // CNTRLTYPE: I/O controller.
@@ -126,6 +131,8 @@ impl Nvme {
         f.u64(0, namespace.blocks);
         f.u64(8, namespace.blocks);
         f.u64(16, namespace.blocks);
+        // NMIC: other controllers have it too.
+        f.u8(30, u8::from(self.place.is_some()));
         // DLFEAT: deallocated blocks read zeroes; WRITE ZEROES can deallocate.
         f.u8(33, 0b1001);
         // NVMCAP in bytes.

@@ -40,7 +40,7 @@ use swiommu_abi::Errno;
 
 use crate::machine::NvmeConfig;
 use crate::pci::migration::Migrate;
-use crate::pci::{Bar, Bus, Device, Doing, Identity, Msix};
+use crate::pci::{Bar, Bus, Device, Doing, Identity, Msix, Role};
 
 /// The largest transfer of a command: MDTS = 9 in pages of 4 KiB.
 const MAX_TRANSFER_LG2: u32 = 21;
@@ -48,6 +48,9 @@ const MAX_TRANSFER_LG2: u32 = 21;
 /// The controller.
 #[derive(Debug)]
 pub struct Nvme {
+    identity: Identity,
+    /// Which controller of its subsystem it is, if it is one of several.
+    place: Option<Place>,
     /// I/O queue pairs that can exist.
     queues: u16,
     serial: [u8; 20],
@@ -72,6 +75,24 @@ pub struct Nvme {
     quiet: bool,
     /// Register writes so far.
     changes: u64,
+}
+
+/// A controller among those of a subsystem with virtual functions, which all share its namespaces.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// CNTLID: 0 is the physical function's.
+    controller: u16,
+}
+
+impl Place {
+    fn of(config: &NvmeConfig) -> Option<Place> {
+        let controller = match &config.part {
+            Some(part) => part.number + 1,
+            None if config.vfs > 0 => 0,
+            None => return None,
+        };
+        Some(Place { controller })
+    }
 }
 
 /// Buffers of one command.
@@ -123,6 +144,8 @@ impl Nvme {
             .collect::<Result<_, Errno>>()?;
         let slots = usize::from(config.queues) + 1;
         Ok(Nvme {
+            identity: identity(config),
+            place: Place::of(config),
             queues: config.queues,
             serial,
             has_cache: config.cache > 0,
@@ -209,7 +232,13 @@ impl Nvme {
 }
 
 /// What the function is.
-pub fn identity(queues: u16) -> Identity {
+pub fn identity(config: &NvmeConfig) -> Identity {
+    const DEVICE: u16 = 0x0010;
+    let role = match (&config.part, config.sriov(DEVICE)) {
+        (Some(_), _) => Role::Virtual,
+        (None, Some(sriov)) => Role::Physical(sriov),
+        (None, None) => Role::Ordinary,
+    };
     let mut bars = [Bar::None; 6];
     bars[0] = Bar::Memory {
         bytes: reg::BYTES,
@@ -218,25 +247,26 @@ pub fn identity(queues: u16) -> Identity {
     };
     Identity {
         vendor: identify::PCI_VENDOR,
-        device: 0x0010,
+        device: DEVICE,
         subsystem: (identify::PCI_SUBSYSTEM_VENDOR, 0x1100),
         class: 0x01_08_02,
         revision: 2,
         bars,
-        interrupt_pin: 1,
+        interrupt_pin: u8::from(role != Role::Virtual),
         msi: 0,
         msix: Some(Msix {
-            vectors: queues + 1,
+            vectors: config.queues + 1,
             table: (0, reg::MSIX_TABLE as u32),
             pba: (0, reg::MSIX_PBA as u32),
         }),
         express: true,
+        role,
     }
 }
 
 impl Device for Nvme {
     fn identity(&self) -> Identity {
-        identity(self.queues)
+        self.identity.clone()
     }
 
     fn read(&mut self, bus: &mut dyn Bus, bar: u8, offset: u64, bytes: u8) -> u64 {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::machine::{Layer, resolve, spec};
-use crate::pci::Bar;
+use crate::pci::{Bar, Role};
 
 fn identity() -> Identity {
     Identity {
@@ -16,6 +16,7 @@ fn identity() -> Identity {
         msi: 0,
         msix: None,
         express: true,
+        role: Role::default(),
     }
 }
 

@@ -143,6 +143,7 @@ fn function(tree: &Tree, function: &Function, iommu: &IommuConfig, cpus: &Cpus) 
             &[("reset", 0o200, ""), ("reset_method", 0o644, "flr")],
         )?;
     }
+    super::sriov::attributes(tree, function)?;
     let bases = function.resources.map(|resource| resource.first);
     let config = Config::new(identity, &bases);
     tree.file(&format!("{directory}/config"), 0o644, config.bytes())?;

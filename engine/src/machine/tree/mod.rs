@@ -13,7 +13,10 @@ mod debug;
 mod device;
 mod driver;
 mod iommu;
+mod sriov;
 mod vfio;
+
+pub use vfio::VFIO_PCI_PARAMETERS;
 
 use super::resources::assign;
 use super::{Bdf, Machine};

@@ -3,7 +3,7 @@
 use super::*;
 use crate::machine::spec;
 use crate::machine::{Layer, resolve};
-use crate::pci::{Bar, Msix};
+use crate::pci::{Bar, Msix, Role};
 use std::os::unix::fs::PermissionsExt;
 
 fn nvme() -> Identity {
@@ -28,6 +28,7 @@ fn nvme() -> Identity {
             pba: (0, 0x3000),
         }),
         express: true,
+        role: Role::default(),
     }
 }
 

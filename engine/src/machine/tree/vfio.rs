@@ -4,6 +4,9 @@ use super::{CONTAINER_DEVICE, Function, GROUP_MAJOR, IOMMU_DEVICE, Tree};
 use crate::machine::Machine;
 use std::io;
 
+/// The parameters of vfio-pci.
+pub const VFIO_PCI_PARAMETERS: &str = "sys/module/vfio_pci/parameters";
+
 /// /sys/module/vfio*.
 pub(super) fn modules(tree: &Tree, machine: &Machine) -> io::Result<()> {
     for (module, users) in [
@@ -36,7 +39,7 @@ pub(super) fn modules(tree: &Tree, machine: &Machine) -> io::Result<()> {
         ],
     )?;
     tree.attributes(
-        "sys/module/vfio_pci/parameters",
+        VFIO_PCI_PARAMETERS,
         &[
             ("disable_denylist", 0o444, "N"),
             ("disable_idle_d3", 0o644, "N"),
