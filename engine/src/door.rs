@@ -74,13 +74,6 @@ pub struct NewFile {
     pub file: Arc<dyn File>,
 }
 
-impl NewFile {
-    /// The number it gets.
-    pub fn number(&self) -> i32 {
-        self.object.as_raw_fd()
-    }
-}
-
 /// What an ioctl answers.
 pub enum Answer {
     /// The return value, 0 or more.

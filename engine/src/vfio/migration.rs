@@ -1,5 +1,6 @@
 //! Migration v2: the features that a variant driver adds, and the descriptor of a transfer.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use swiommu_abi::{Errno, vfio};
@@ -57,7 +58,10 @@ impl DeviceFile {
             }),
             _ => None,
         };
-        state.data_fd = new.as_ref().map_or(-1, NewFile::number);
+        state.data_fd = match &new {
+            Some(new) => call.files.number(new.object.as_fd())?,
+            None => -1,
+        };
         copy_out(call, ask.data, &state, bytes)?;
         result.map(|_| new.map_or(Answer::Value(0), Answer::Also))
     }
