@@ -5,9 +5,11 @@
 mod support;
 
 use proptest::prelude::*;
-use swiommu_abi::vfio;
+use swiommu_abi::iommufd_test as test;
+use swiommu_abi::{iommufd, vfio};
 
 use support::memory::{Memory, address_of};
+use support::mock::Mock;
 use support::nvme::Driver;
 use support::vfio::{CONFIG, RW, region};
 use support::{Answered, Fd, Model, World, device, edu, machine, stub};
@@ -234,6 +236,57 @@ fn config() -> ProptestConfig {
     }
 }
 
+/// Body: records written to and read from the descriptors of a guest's IOMMU, and requests to invalidate, of any size
+/// and content.
+fn any_guest(steps: &[(u8, u32, Vec<u8>)]) {
+    let mock = Mock::new();
+    let ioas = mock.iommu.ioas();
+    let device = mock.device(ioas, 0).unwrap();
+    let parent = iommufd::HWPT_ALLOC_NEST_PARENT;
+    let parent = mock.iommu.hwpt(device.id, ioas, parent).unwrap();
+    let viommu = mock.viommu(device.id, parent, None).unwrap();
+    let (queue, faults) = mock.fault_queue();
+    let flags = iommufd::HWPT_FAULT_ID_VALID;
+    let nested = mock.nested(device.id, viommu, flags, queue).unwrap();
+    mock.vdevice(viommu, device.id, 3).unwrap();
+    mock.replace(device, nested).unwrap();
+    let events = mock.veventq(viommu, 2).unwrap();
+    for (which, number, bytes) in steps {
+        match which % 7 {
+            0 => mock.page_request(device.id, number % 3, u64::from(*number)),
+            1 => drop(faults.pread(0, &mut bytes.clone())),
+            2 => drop(faults.pwrite(0, bytes)),
+            3 => drop(events.pread(0, &mut bytes.clone())),
+            4 => drop(mock.op(test::OP_TRIGGER_VEVENT, 0, test::PtId { id: device.id })),
+            which => {
+                let target = if which == 5 { nested } else { viommu };
+                let mut bytes = bytes.clone();
+                let mut cmd = iommufd::HwptInvalidate {
+                    size: 32,
+                    hwpt_id: target,
+                    data_uptr: address_of(&mut bytes[..]),
+                    data_type: test::HWPT_INVALIDATE_DATA_SELFTEST,
+                    entry_len: number % 24,
+                    entry_num: bytes.len() as u32 / (number % 24).max(1),
+                    ..Default::default()
+                };
+                let asked = cmd.entry_num;
+                let result = mock.iommu.run(iommufd::HWPT_INVALIDATE, &mut cmd);
+                assert!(cmd.entry_num <= asked && (result.is_err() || cmd.entry_num == asked));
+            }
+        }
+    }
+    // Whatever was answered, what is asked next is read in order.
+    mock.page_request(device.id, 0, 1);
+    let mut all = vec![0; 40 * (steps.len() + 1)];
+    let read = faults.pread(0, &mut all).unwrap() as usize;
+    assert!(read >= 40 && read.is_multiple_of(40));
+    assert_eq!(
+        u64::from_ne_bytes(all[read - 16..read - 8].try_into().unwrap()),
+        1
+    );
+}
+
 proptest! {
     #![proptest_config(config())]
 
@@ -306,5 +359,15 @@ proptest! {
             prop_assert!(taken, "its own state was refused");
         }
         target.check();
+    }
+
+    #[test]
+    fn fuzz_of_a_guests_iommu(
+        steps in prop::collection::vec(
+            (any::<u8>(), any::<u32>(), prop::collection::vec(0..8u8, 1..120)),
+            1..24,
+        ),
+    ) {
+        any_guest(&steps);
     }
 }

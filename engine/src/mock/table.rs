@@ -294,3 +294,6 @@ pub fn make_dirty(command: &Command<'_>, cmd: &mut test::TestCmd) -> Result<(), 
     })?;
     respond(command, cmd, &dirty)
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,6 +94,7 @@ fn measure(tools: &Tools) -> Result<(Vec<Row>, Vec<String>)> {
     let (row, remark) = programs::checked_test(tools)?;
     rows.extend(row);
     remarks.push(remark);
+    rows.extend(programs::selftest(tools)?);
     progress("measuring DMA");
     rows.extend(inside::dma(&Figures::of_bench(
         "swiommu-engine",

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 /// The disk of qemu-img bench, and the size of null-co beside it: what is read is in memory for both.
 const BENCH_DISK: &str = "64M";
@@ -34,6 +35,31 @@ pub fn start_up(tools: &Tools) -> Result<Row> {
         unit: " ms",
         required: Required::AtMost(15.0),
     })
+}
+
+/// The kernel's whole iommufd selftest, 246 cases, in seconds. `None` when it cannot be built here.
+pub fn selftest(tools: &Tools) -> Result<Option<Row>> {
+    let Ok(directory) = clients::selftests(Linking::Dynamic) else {
+        return Ok(None);
+    };
+    let mut times = Vec::new();
+    for _ in 0..tools.rounds(5, 1) {
+        let mut run = tools.run(&["--mock"]);
+        run.arg(directory.join("iommufd"));
+        // That every case passes is for the client suite to say.
+        let start = Instant::now();
+        captured(&mut run)?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    let seconds = median(times);
+    Ok(Some(Row {
+        what: "the kernel's iommufd selftest, 246 cases".into(),
+        ours: nanoseconds(seconds * 1e9),
+        beside: "10 s".into(),
+        ratio: seconds,
+        unit: " s",
+        required: Required::AtMost(10.0),
+    }))
 }
 
 /// How a convert's target is before each run.
