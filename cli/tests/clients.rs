@@ -24,6 +24,8 @@ mod qemu;
 mod qemu_system;
 #[path = "clients/report.rs"]
 mod report;
+#[path = "clients/selftests.rs"]
+mod selftests;
 #[path = "clients/sriov.rs"]
 mod sriov;
 #[path = "clients/vmm.rs"]
@@ -46,5 +48,6 @@ fn main() -> ExitCode {
     trials.extend(vmm::trials());
     trials.extend(report::trials());
     trials.extend(host::trials());
+    trials.extend(selftests::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -146,6 +146,7 @@ pub struct Run {
     program: Vec<OsString>,
     variables: Vec<(String, String)>,
     limit: Duration,
+    user: Option<u32>,
 }
 
 /// What a run left behind.
@@ -164,6 +165,7 @@ impl Run {
             program,
             variables: Vec::new(),
             limit: Duration::from_secs(180),
+            user: None,
         }
     }
 
@@ -192,6 +194,18 @@ impl Run {
         self
     }
 
+    /// Gives up on it after this time.
+    pub fn limit(mut self, limit: Duration) -> Run {
+        self.limit = limit;
+        self
+    }
+
+    /// Runs it as another user.
+    pub fn user(mut self, user: u32) -> Run {
+        self.user = Some(user);
+        self
+    }
+
     /// The command, with the variables that would change its answers removed.
     pub fn command(&self) -> Command {
         let mut command = Command::new(swiommu());
@@ -204,6 +218,9 @@ impl Run {
             .env_remove("SWIOMMU_OPTIONS")
             .envs(self.variables.iter().cloned());
         command.process_group(0).stdin(Stdio::null());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
     }
 

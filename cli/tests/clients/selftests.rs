@@ -1,0 +1,119 @@
+//! The kernel's own iommufd selftests, unmodified, on the mock IOMMU of `swiommu run --mock`.
+
+use crate::world::*;
+use libtest_mimic::Trial;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+/// Longer than all of them take on a busy machine; the harness ends a single case after 30 s.
+const LIMIT: Duration = Duration::from_secs(120);
+/// The user nobody.
+const NOBODY: u32 = 65534;
+
+/// How many cases of a fixture end how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Counts {
+    pass: u32,
+    skip: u32,
+    fail: u32,
+}
+
+/// Counts by fixture.
+type Fixtures = BTreeMap<String, Counts>;
+
+/// What is expected of a selftest.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expected {
+    /// Options that leave cases out.
+    #[serde(default)]
+    except: Vec<String>,
+    fixtures: Fixtures,
+}
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for name in ["iommufd", "iommufd_fail_nth"] {
+        trials.push(trial(
+            format!("the kernel's selftest {name} passes as on a real kernel"),
+            move || selftest(name, None),
+        ));
+        trials.push(trial(
+            format!("the kernel's selftest {name} passes as an ordinary user, too"),
+            move || match rustix::process::geteuid().is_root() {
+                true => selftest(name, Some(NOBODY)),
+                false => Err(Stop::Skip("this user is an ordinary one already".into())),
+            },
+        ));
+    }
+    trials
+}
+
+fn expected(name: &str) -> Result<Expected, Stop> {
+    let text = fs::read_to_string(project("clients/golden/selftests.toml"))?;
+    let mut all: BTreeMap<String, Expected> = toml::from_str(&text)?;
+    all.remove(name)
+        .ok_or_else(|| Stop::Fail(format!("selftests.toml has no {name}")))
+}
+
+fn selftest(name: &str, user: Option<u32>) -> Outcome {
+    let binary = built(&format!("selftests/{name}"), "the kernel's selftest")?;
+    if let Some(user) = user {
+        let reached = Command::new(&binary).arg("-l").uid(user).gid(user).output();
+        if !reached.is_ok_and(|list| list.status.success()) {
+            return Err(Stop::Skip(
+                "the user nobody cannot reach this directory".into(),
+            ));
+        }
+    }
+    let expected = expected(name)?;
+    let program = [binary.into_os_string()].into_iter();
+    let program = program.chain(expected.except.iter().map(OsString::from));
+    let mut run = Run::new(program).options(["--mock"]).limit(LIMIT);
+    if let Some(user) = user {
+        run = run.user(user);
+    }
+    let ended = run.end()?;
+    let counted = count(&ended.stdout);
+    if counted == expected.fixtures {
+        return Ok(());
+    }
+    let failed: Vec<&str> = ended
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("not ok"))
+        .collect();
+    fail(format!(
+        "expected {:#?}\ncounted {counted:#?}\n{}\n{}",
+        expected.fixtures,
+        failed.join("\n"),
+        ended.told()
+    ))
+}
+
+/// The results in the harness's output: `ok 7 fixture.variant.case # SKIP why`.
+fn count(output: &str) -> Fixtures {
+    let mut fixtures = Fixtures::new();
+    for line in output.lines() {
+        let (failed, rest) = match (line.strip_prefix("ok "), line.strip_prefix("not ok ")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ => continue,
+        };
+        let name = rest.split_once(' ').map_or("", |(_, name)| name);
+        let fixture = name.split('.').next().unwrap_or_default();
+        let counts = fixtures.entry(fixture.to_owned()).or_default();
+        match (failed, rest.contains("# SKIP")) {
+            (true, _) => counts.fail += 1,
+            (_, true) => counts.skip += 1,
+            _ => counts.pass += 1,
+        }
+    }
+    fixtures
+}
