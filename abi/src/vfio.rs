@@ -61,6 +61,12 @@ pub const DEVICE_GET_GFX_DMABUF: u32 = io(15);
 pub const DEVICE_IOEVENTFD: u32 = io(16);
 /// `VFIO_DEVICE_FEATURE`
 pub const DEVICE_FEATURE: u32 = io(17);
+/// `VFIO_DEVICE_BIND_IOMMUFD`
+pub const DEVICE_BIND_IOMMUFD: u32 = io(18);
+/// `VFIO_DEVICE_ATTACH_IOMMUFD_PT`
+pub const DEVICE_ATTACH_IOMMUFD_PT: u32 = io(19);
+/// `VFIO_DEVICE_DETACH_IOMMUFD_PT`
+pub const DEVICE_DETACH_IOMMUFD_PT: u32 = io(20);
 
 // CHECK_EXTENSION arguments.
 /// `VFIO_TYPE1_IOMMU`, also the SET_IOMMU value.
@@ -83,6 +89,54 @@ pub const NOIOMMU_IOMMU: u64 = 8;
 pub const UNMAP_ALL: u64 = 9;
 /// `VFIO_UPDATE_VADDR`
 pub const UPDATE_VADDR: u64 = 10;
+
+plain! {
+    /// `struct vfio_device_bind_iommufd`
+    pub struct DeviceBindIommufd {
+        /// Size of the caller's buffer.
+        argsz: u32,
+        /// `DEVICE_BIND_FLAG_*`
+        flags: u32,
+        /// An open `/dev/iommu`.
+        iommufd: i32,
+        /// Answer: the device's object.
+        out_devid: u32,
+        /// With `DEVICE_BIND_FLAG_TOKEN`: client address of a UUID.
+        token_uuid_ptr: u64,
+    }
+}
+/// A token is given.
+pub const DEVICE_BIND_FLAG_TOKEN: u32 = 1;
+
+plain! {
+    /// `struct vfio_device_attach_iommufd_pt`
+    pub struct DeviceAttachIommufdPt {
+        /// Size of the caller's buffer.
+        argsz: u32,
+        /// `DEVICE_ATTACH_PASID`
+        flags: u32,
+        /// Address space or page table; answer: the page table.
+        pt_id: u32,
+        /// With `DEVICE_ATTACH_PASID`: whose.
+        pasid: u32,
+    }
+}
+/// Attach a PASID of the device, not the device itself.
+pub const DEVICE_ATTACH_PASID: u32 = 1;
+
+plain! {
+    /// `struct vfio_device_detach_iommufd_pt`
+    pub struct DeviceDetachIommufdPt {
+        /// Size of the caller's buffer.
+        argsz: u32,
+        /// `DEVICE_DETACH_PASID`
+        flags: u32,
+        /// With `DEVICE_DETACH_PASID`: whose.
+        pasid: u32,
+    }
+}
+/// Detach a PASID of the device, not the device itself.
+pub const DEVICE_DETACH_PASID: u32 = 1;
 
 plain! {
     /// `struct vfio_group_status`
@@ -575,6 +629,9 @@ pub const fn command_name(cmd: u32, device: bool) -> Option<&'static str> {
         (DEVICE_GET_GFX_DMABUF, true) => "VFIO_DEVICE_GET_GFX_DMABUF",
         (DEVICE_IOEVENTFD, true) => "VFIO_DEVICE_IOEVENTFD",
         (DEVICE_FEATURE, true) => "VFIO_DEVICE_FEATURE",
+        (DEVICE_BIND_IOMMUFD, true) => "VFIO_DEVICE_BIND_IOMMUFD",
+        (DEVICE_ATTACH_IOMMUFD_PT, true) => "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
+        (DEVICE_DETACH_IOMMUFD_PT, true) => "VFIO_DEVICE_DETACH_IOMMUFD_PT",
         (IOMMU_GET_INFO, false) => "VFIO_IOMMU_GET_INFO",
         (IOMMU_MAP_DMA, false) => "VFIO_IOMMU_MAP_DMA",
         (IOMMU_UNMAP_DMA, false) => "VFIO_IOMMU_UNMAP_DMA",

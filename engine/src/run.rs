@@ -27,6 +27,7 @@ use crate::mock::fail_nth;
 use crate::pci::Identity;
 use crate::pci::function::Function;
 use crate::report::Reports;
+use crate::vfio::cdev::CdevFile;
 use crate::vfio::container::{Container, ContainerFile};
 use crate::vfio::device::DeviceFile;
 use crate::vfio::group::{Group, GroupFile};
@@ -52,7 +53,8 @@ pub struct Run {
     host: OnceLock<Host>,
     listens: OnceLock<()>,
     service: OnceLock<&'static dyn door::Host>,
-    groups: BTreeMap<u32, Arc<Group>>,
+    /// The groups, by number.
+    pub groups: BTreeMap<u32, Arc<Group>>,
     pins: Arc<Pins>,
     locked: Arc<Locked>,
     regions: Arc<Regions>,
@@ -282,6 +284,10 @@ impl Engine for OpenRun {
             Ok(Arc::new(ContainerFile::new(run.clone())))
         } else {
             let name = path.strip_prefix("/dev/vfio/")?;
+            if let Some(name) = name.strip_prefix("devices/vfio") {
+                let function = run.functions.get(name.parse::<usize>().ok()?)?;
+                return (!run.machine.without_iommu()).then(|| CdevFile::open(run, function));
+            }
             let group = run.groups.values().find(|group| group.node == name)?;
             GroupFile::open(run, group).map(|file| file as Arc<dyn File>)
         };
@@ -308,19 +314,15 @@ impl Engine for OpenRun {
             self.0.keepers.remove(first, bytes);
             return;
         };
-        let file: Arc<dyn std::any::Any + Send + Sync> = file.clone();
-        if let Some(iommu) = (&*file as &dyn std::any::Any).downcast_ref::<IommuFile>() {
+        let any: &dyn std::any::Any = &**file;
+        if let Some(iommu) = any.downcast_ref::<IommuFile>() {
             if let Some(owner) = iommu.owner(offset, bytes) {
                 self.0.keepers.add(first, bytes, owner);
             }
-        } else if let Ok(device) = file.downcast::<DeviceFile>() {
+        } else if let Some(function) = device_behind(file) {
             let bar = (offset >> swiommu_abi::vfio::PCI_OFFSET_SHIFT) as u8;
             let at = offset & ((1 << swiommu_abi::vfio::PCI_OFFSET_SHIFT) - 1);
-            regions.add(
-                first,
-                bytes,
-                place::region(device.function().index(), bar, at),
-            );
+            regions.add(first, bytes, place::region(function.index(), bar, at));
         }
     }
 
@@ -345,4 +347,13 @@ impl Engine for OpenRun {
             function.power_off();
         }
     }
+}
+
+/// The function whose registers a file maps.
+fn device_behind(file: &Arc<dyn File>) -> Option<Arc<Function>> {
+    let file: &dyn std::any::Any = &**file;
+    if let Some(device) = file.downcast_ref::<DeviceFile>() {
+        return Some(device.function().clone());
+    }
+    Some(file.downcast_ref::<CdevFile>()?.function().clone())
 }

@@ -34,8 +34,6 @@ pub enum MapError {
     Misaligned,
     /// The range ends beyond the aperture.
     BeyondAperture,
-    /// The range touches one that the unit does not translate.
-    Reserved,
     /// The physical range ends beyond 52 bits.
     PhysicalWidth,
     /// A part of the range is mapped.
@@ -48,7 +46,6 @@ impl fmt::Display for MapError {
             MapError::Empty => "the mapping is empty",
             MapError::Misaligned => "the mapping is not aligned to 4 KiB",
             MapError::BeyondAperture => "the mapping ends beyond the aperture",
-            MapError::Reserved => "the mapping touches a reserved range",
             MapError::PhysicalWidth => "the physical range ends beyond 52 bits",
             MapError::AlreadyMapped => "a part of the range is mapped",
         })
@@ -78,16 +75,16 @@ impl fmt::Debug for Domain {
 }
 
 impl Domain {
-    pub(crate) fn new(unit: &Arc<Unit>) -> Arc<Self> {
-        Arc::new(Domain {
+    pub(crate) fn new(unit: &Arc<Unit>) -> Option<Arc<Self>> {
+        Some(Arc::new(Domain {
             unit: Arc::clone(unit),
-            id: unit.take_id(),
+            id: unit.take_id()?,
             root: unit.pool.take().address(),
             generation: Generation::new(),
             tracking: AtomicBool::new(false),
             tables: AtomicI64::new(1),
             writer: WriterLock::new(),
-        })
+        }))
     }
 
     /// The domain id, as the hardware tables carry it.
@@ -113,6 +110,9 @@ impl Domain {
     /// Maps `bytes` at `first` to `pa` onwards, with the largest pages that the alignment of both
     /// allows; all or nothing. Addresses and length are multiples of 4 KiB. Needs no invalidation: what
     /// is absent is not cached.
+    ///
+    /// A unit passes some ranges by ([`Iommu::reserved`](crate::Iommu::reserved)). They can be mapped; while a stream
+    /// is attached, nothing may be mapped there.
     ///
     /// # Errors
     ///
@@ -140,15 +140,6 @@ impl Domain {
             .checked_add(bytes - 1)
             .filter(|last| *last <= self.unit.config.last());
         let last = last.ok_or(MapError::BeyondAperture)?;
-        if self
-            .unit
-            .config
-            .reserved()
-            .iter()
-            .any(|range| first.0 <= range.1 && range.0 <= last)
-        {
-            return Err(MapError::Reserved);
-        }
         if pa
             .0
             .checked_add(bytes - 1)

@@ -117,7 +117,8 @@ impl Iommu {
         (0, self.unit.config.last())
     }
 
-    /// Ranges in the aperture that the unit does not translate, first to last.
+    /// Ranges in the aperture that the unit does not translate, first to last. Whoever attaches a stream keeps them free
+    /// of mappings.
     pub fn reserved(&self) -> &'static [(u64, u64)] {
         self.unit.config.reserved()
     }
@@ -128,6 +129,11 @@ impl Iommu {
     ///
     /// When there are 65535 domains already.
     pub fn domain(&self) -> Arc<Domain> {
+        self.try_domain().expect("at most 65535 domains at once")
+    }
+
+    /// A new, empty domain; `None` when there are 65535 already.
+    pub fn try_domain(&self) -> Option<Arc<Domain>> {
         Domain::new(&self.unit)
     }
 

@@ -123,15 +123,13 @@ impl Unit {
     }
 
     /// A domain id. 0 is left out: VT-d reserves it in caching mode.
-    pub(crate) fn take_id(&self) -> u16 {
+    pub(crate) fn take_id(&self) -> Option<u16> {
         let mut ids = lock(&self.ids);
-        ids.free.pop().unwrap_or_else(|| {
-            ids.next = ids
-                .next
-                .checked_add(1)
-                .expect("at most 65535 domains at once");
-            ids.next
-        })
+        if let Some(id) = ids.free.pop() {
+            return Some(id);
+        }
+        ids.next = ids.next.checked_add(1)?;
+        Some(ids.next)
     }
 
     pub(crate) fn give_id(&self, id: u16) {

@@ -31,6 +31,9 @@ impl Host {
             }
         }
         let _host = self.lock()?;
+        self.tree
+            .remove_device_node(&self.machine, function)
+            .map_err(damaged)?;
         if self.is_last_of_group(index) {
             // an open file of the group lives on, without the group: what it owned is free
             lock::remove(&self.run, &group_lock(function.group));

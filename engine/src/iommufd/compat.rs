@@ -44,6 +44,16 @@ pub fn vfio_ioas(command: &Command<'_>, cmd: &mut iommufd::VfioIoas) -> Result<(
     }
 }
 
+/// Makes an address space for the VFIO calls, unless there is one: a group takes this file for its container.
+///
+/// # Errors
+/// EINVAL when a device without an IOMMU uses the VFIO calls.
+pub fn ensure_ioas(context: &Arc<Context>) -> Result<(), Errno> {
+    let reserved = context.reserve()?;
+    let ioas = IoasObject::new(Ioas::new(context.run().ground()));
+    context.offer_vfio_ioas(reserved, ioas)
+}
+
 /// A call that is none of iommufd's own.
 ///
 /// # Errors

@@ -1,17 +1,19 @@
 //! A device descriptor: info, regions, interrupts, reset (`drivers/vfio/pci/vfio_pci_core.c`).
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use swiommu_abi::{Errno, vfio};
 use swiommu_mem::UserAddr;
 
 use super::argsz::{Chain, copy_in, copy_out, through};
-use super::container::Container;
+use super::bound::Binding;
 use super::group::GroupFile;
-use super::hot_reset;
 use super::vf_token::Admission;
-use crate::door::{Answer, Call, File, Mmio, NewFile, Span};
+use super::{cdev, hot_reset};
+use crate::door::{Answer, Call, File, Mmio, Span};
 use crate::hostdrv::lock::Lock;
+use crate::iommufd::Space;
 use crate::pci::Bar;
 use crate::pci::function::Function;
 use crate::pci::irq::{Action, Data};
@@ -21,9 +23,17 @@ use crate::run::Run;
 pub struct DeviceFile {
     run: Arc<Run>,
     function: Arc<Function>,
-    group: Arc<GroupFile>,
+    user: User,
     /// The function cannot be unbound, nor its VF token pass for unused, before this file is closed.
     _held: (Lock, Admission),
+}
+
+/// By what right a device is open, which stays for as long as it is.
+pub enum User {
+    /// A group in a container.
+    Group(Arc<GroupFile>),
+    /// A binding to an iommufd, by the device's own node or by a group.
+    Iommufd(Arc<Binding>),
 }
 
 impl DeviceFile {
@@ -34,22 +44,27 @@ impl DeviceFile {
     pub fn open(
         run: &Arc<Run>,
         function: &Arc<Function>,
-        group: Arc<GroupFile>,
+        user: User,
         held: (Lock, Admission),
-        container: &Arc<Container>,
+        space: Arc<dyn Space>,
         call: &Call<'_>,
-    ) -> Result<NewFile, Errno> {
-        let object = function.open(run, container.clone(), call)?;
+    ) -> Result<(OwnedFd, DeviceFile), Errno> {
+        let object = function.open(run, space, call)?;
         let file = DeviceFile {
             run: run.clone(),
             function: function.clone(),
-            group,
+            user,
             _held: held,
         };
-        Ok(NewFile {
-            object,
-            file: Arc::new(file),
-        })
+        Ok((object, file))
+    }
+
+    /// The binding to an iommufd, if that is how it is open.
+    pub fn binding(&self) -> Option<&Arc<Binding>> {
+        match &self.user {
+            User::Group(_) => None,
+            User::Iommufd(binding) => Some(binding),
+        }
     }
 
     /// The run it belongs to.
@@ -259,6 +274,8 @@ impl File for DeviceFile {
                 self.unsupported(call, cmd, Errno::ENOTTY)
             }
             vfio::DEVICE_FEATURE => return self.feature(call, arg),
+            // for a device's own node alone
+            vfio::DEVICE_BIND_IOMMUFD => cdev::read_bind(call, arg).and(Err(Errno::EINVAL)),
             _ => Err(Errno::ENOTTY),
         }
         .map(|()| Answer::Value(0))
@@ -312,6 +329,8 @@ impl File for DeviceFile {
 impl Drop for DeviceFile {
     fn drop(&mut self) {
         self.function.close();
-        self.group.device_closed();
+        if let User::Group(group) = &self.user {
+            group.device_closed();
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! One process of the run holds a group at a time, and within it one open file. Device files keep the group file
 //! alive: a group is free again when the last of them has closed.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use swiommu_abi::{Errno, vfio};
@@ -10,12 +12,17 @@ use swiommu_iommu::StreamId;
 use swiommu_mem::UserAddr;
 
 use super::argsz::{copy_in, copy_out};
+use super::bound::Binding;
 use super::container::{Container, ContainerFile};
-use super::device::DeviceFile;
+use super::device::{DeviceFile, User};
 use super::owner::{Owner, Ownership};
-use super::vf_token::{self, Token};
-use crate::door::{Answer, Call, CharDevice, File};
+use super::vf_token::{self, Admission, Token};
+use crate::door::{Answer, Call, CharDevice, File, NewFile};
 use crate::hostdrv::lock::Lock;
+use crate::iommufd::context::Context;
+use crate::iommufd::file::IommuFile;
+use crate::iommufd::space::IoasObject;
+use crate::iommufd::{attach, compat};
 use crate::pci::function::Function;
 use crate::run::Run;
 
@@ -29,6 +36,10 @@ pub struct Group {
     pub functions: Vec<Arc<Function>>,
     /// Who owns its DMA.
     pub ownership: Ownership,
+    /// What its devices go through while an iommufd owns it.
+    attachments: Mutex<Weak<attach::Group>>,
+    /// The functions that a group's file opened on an iommufd.
+    bindings: Mutex<BTreeMap<usize, Weak<Binding>>>,
 }
 
 impl Group {
@@ -39,10 +50,23 @@ impl Group {
             node,
             functions,
             ownership: Ownership::default(),
+            attachments: Mutex::default(),
+            bindings: Mutex::default(),
         }
     }
 
-    fn streams(&self) -> Vec<StreamId> {
+    /// What its devices go through while an iommufd owns it.
+    pub fn attachments(&self) -> Arc<attach::Group> {
+        let mut current = self.attachments.lock().unwrap();
+        current.upgrade().unwrap_or_else(|| {
+            let fresh = Arc::default();
+            *current = Arc::downgrade(&fresh);
+            fresh
+        })
+    }
+
+    /// The requester ids of its functions.
+    pub fn streams(&self) -> Vec<StreamId> {
         self.functions
             .iter()
             .map(|function| function.stream())
@@ -63,16 +87,22 @@ pub struct GroupFile {
 
 #[derive(Default)]
 struct State {
-    container: Option<Arc<Container>>,
+    backing: Option<Backing>,
     devices: usize,
+}
+
+/// What stands for the container.
+enum Backing {
+    Container(Arc<Container>),
+    Iommufd(Arc<Context>),
 }
 
 impl GroupFile {
     /// Opens a group.
     ///
     /// # Errors
-    /// EPERM in no-IOMMU mode without CAP_SYS_RAWIO, EBUSY while a file of it is open, here or in another process,
-    /// ENODEV while no device of it is bound to VFIO.
+    /// EPERM in no-IOMMU mode without CAP_SYS_RAWIO, EBUSY while a file of it is open or a device of it is bound by its
+    /// own node, here or in another process, ENODEV while no device of it is bound to VFIO.
     pub fn open(run: &Arc<Run>, group: &Arc<Group>) -> Result<Arc<GroupFile>, Errno> {
         if run.machine.without_iommu() && !run.machine.iommu.rawio {
             return Err(Errno::EPERM);
@@ -95,7 +125,7 @@ impl GroupFile {
     /// The state, as far as the group is still there: without it, what it had is gone.
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap();
-        if state.container.is_some() && self.lock.is_stale() {
+        if state.backing.is_some() && self.lock.is_stale() {
             self.leave(&mut state);
         }
         state
@@ -103,7 +133,7 @@ impl GroupFile {
 
     /// The group leaves its container, if it is in one, and its DMA is nobody's.
     fn leave(&self, state: &mut State) {
-        if let Some(container) = state.container.take() {
+        if let Some(Backing::Container(container)) = state.backing.take() {
             container.leave(self.group.number);
             self.group.ownership.release(Owner::Group);
         }
@@ -125,7 +155,7 @@ impl GroupFile {
             return Err(Errno::ENODEV);
         }
         status.flags = 0;
-        if state.container.is_some() {
+        if state.backing.is_some() {
             status.flags |= vfio::GROUP_FLAGS_VIABLE | vfio::GROUP_FLAGS_CONTAINER_SET;
         } else if self.group.ownership.is_free(&self.run, self.group.number)? {
             status.flags |= vfio::GROUP_FLAGS_VIABLE;
@@ -143,29 +173,35 @@ impl GroupFile {
             return Err(Errno::EBADF);
         }
         let mut state = self.state();
-        if state.container.is_some() {
+        if state.backing.is_some() {
             return Err(Errno::EINVAL);
         }
         if self.lock.is_stale() {
             return Err(Errno::ENODEV);
         }
         let file: Arc<dyn std::any::Any + Send + Sync> = file.ok_or(Errno::EBADFD)?;
-        let file = file
-            .downcast::<ContainerFile>()
-            .map_err(|_| Errno::EBADFD)?;
-        (self.group.ownership).claim(&self.run, self.group.number, Owner::Group)?;
-        file.container.join(self.group.number, self.group.streams());
-        state.container = Some(file.container.clone());
+        let file = match file.downcast::<ContainerFile>() {
+            Ok(file) => {
+                let (run, number) = (&self.run, self.group.number);
+                self.group.ownership.claim(run, number, Owner::Group)?;
+                file.container.join(number, self.group.streams());
+                state.backing = Some(Backing::Container(file.container.clone()));
+                return Ok(());
+            }
+            Err(file) => file,
+        };
+        let file = file.downcast::<IommuFile>().map_err(|_| Errno::EBADFD)?;
+        compat::ensure_ioas(file.context())?;
+        state.backing = Some(Backing::Iommufd(file.context().clone()));
         Ok(())
     }
 
     fn unset_container(&self) -> Result<(), Errno> {
         let mut state = self.state();
-        if state.container.is_none() {
-            return Err(Errno::EINVAL);
-        }
-        if state.devices > 0 {
-            return Err(Errno::EBUSY);
+        match &state.backing {
+            None => return Err(Errno::EINVAL),
+            Some(Backing::Container(_)) if state.devices > 0 => return Err(Errno::EBUSY),
+            Some(_) => {}
         }
         self.leave(&mut state);
         Ok(())
@@ -177,18 +213,47 @@ impl GroupFile {
         let held = self.run.hold(function)?;
         let admitted = vf_token::admit(&self.run, function, token.as_ref())?;
         let mut state = self.state();
-        let container = state
-            .container
-            .as_ref()
-            .filter(|container| container.has_iommu())
-            .ok_or(Errno::EINVAL)?;
-        let this = self
-            .this
-            .upgrade()
-            .expect("the file is in use by this call");
-        let file = DeviceFile::open(&self.run, function, this, (held, admitted), container, call)?;
-        state.devices += 1;
-        Ok(Answer::Open(file))
+        let held = (held, admitted);
+        let (object, file) = match &state.backing {
+            Some(Backing::Container(container)) if container.has_iommu() => {
+                let this = self.this.upgrade();
+                let this = this.expect("the file is in use by this call");
+                let user = User::Group(this);
+                let opened =
+                    DeviceFile::open(&self.run, function, user, held, container.clone(), call)?;
+                state.devices += 1;
+                opened
+            }
+            Some(Backing::Iommufd(context)) => self.open_bound(context, function, held, call)?,
+            _ => return Err(Errno::EINVAL),
+        };
+        let file = Arc::new(file);
+        Ok(Answer::Open(NewFile { object, file }))
+    }
+
+    /// Opens a function whose group has an iommufd for a container. The first opening binds it and attaches it to the
+    /// address space of the VFIO calls.
+    fn open_bound(
+        &self,
+        context: &Arc<Context>,
+        function: &Arc<Function>,
+        held: (Lock, Admission),
+        call: &Call<'_>,
+    ) -> Result<(OwnedFd, DeviceFile), Errno> {
+        let mut bindings = self.group.bindings.lock().unwrap();
+        let before = bindings.get(&function.index()).and_then(Weak::upgrade);
+        let first = before.is_none();
+        let binding = match before {
+            Some(binding) => binding,
+            None => Arc::new(Binding::new(&self.run, context, &self.group, function)?),
+        };
+        let user = User::Iommufd(binding.clone());
+        let opened = DeviceFile::open(&self.run, function, user, held, binding.clone(), call)?;
+        if first {
+            binding.attach(context.vfio_ioas::<IoasObject>()?.id())?;
+            bindings.insert(function.index(), Arc::downgrade(&binding));
+        }
+        Ok(opened)
     }
 
     /// The function of this group that a device name means, and the VF token in it: `BDF [vf_token=UUID]`.

@@ -2,6 +2,8 @@
 
 pub(crate) use crate::argsz;
 
+pub mod bound;
+pub mod cdev;
 pub mod container;
 pub mod device;
 pub mod dirty;

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cdev;
 mod device;
 mod feature;
 mod groups;

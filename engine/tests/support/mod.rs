@@ -2,6 +2,7 @@
 //! library does. Each test binary uses a part of it.
 #![allow(dead_code)] // each test binary uses a part
 
+pub mod cdev;
 pub mod edu;
 pub mod iommufd;
 pub mod memory;

@@ -34,35 +34,88 @@ pub(super) fn unit(tree: &Tree, config: &IommuConfig) -> io::Result<()> {
     };
     let directory = format!("sys/devices/virtual/iommu/{name}");
     tree.attributes(&directory, &[("uevent", 0o644, "")])?;
-    match config.kind {
-        IommuKind::Vtd => tree.attributes(
+    match Registers::of(config) {
+        Registers::Vtd { version, cap, ecap } => tree.attributes(
             &format!("{directory}/intel-iommu"),
             &[
                 ("address", 0o444, "fed90000"),
-                (
-                    "cap",
-                    0o444,
-                    &format!("{:x}", vtd_cap(config.address_width)),
-                ),
+                ("cap", 0o444, &format!("{cap:x}")),
                 ("domains_supported", 0o444, "65536"),
                 ("domains_used", 0o444, "1"),
-                ("ecap", 0o444, &format!("{:x}", vtd_ecap(config.scalable))),
-                (
-                    "version",
-                    0o444,
-                    if config.scalable { "6:0" } else { "1:0" },
-                ),
+                ("ecap", 0o444, &format!("{ecap:x}")),
+                ("version", 0o444, version),
             ],
         )?,
-        IommuKind::Amd => tree.attributes(
-            &format!("{directory}/amd-iommu"),
-            &[("cap", 0o444, "190b640f"), ("features", 0o444, "16e3cc:0")],
-        )?,
-        IommuKind::None => {}
+        Registers::Amd { cap, features } => {
+            let [features, features2] = features;
+            tree.attributes(
+                &format!("{directory}/amd-iommu"),
+                &[
+                    ("cap", 0o444, &format!("{cap:x}")),
+                    ("features", 0o444, &format!("{features:x}:{features2:x}")),
+                ],
+            )?
+        }
+        Registers::None => {}
     }
     tree.directory(&format!("{directory}/devices"))?;
     tree.link(&format!("sys/class/iommu/{name}"), &directory)?;
     tree.link(&format!("{directory}/subsystem"), "sys/class/iommu")
+}
+
+/// What the unit's registers say of it, in sysfs and to IOMMU_GET_HW_INFO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registers {
+    /// VT-d.
+    Vtd {
+        /// Version as sysfs shows it.
+        version: &'static str,
+        /// Capability register.
+        cap: u64,
+        /// Extended capability register.
+        ecap: u64,
+    },
+    /// AMD.
+    Amd {
+        /// First word of the capability block.
+        cap: u32,
+        /// Extended features and what was added to them.
+        features: [u64; 2],
+    },
+    /// There is no unit.
+    None,
+}
+
+/// VT-d: second-stage accessed and dirty bits, and page walks that snoop, which Linux wants for dirty tracking.
+const VTD_DIRTY: u64 = 1 << 45 | 1 << 48;
+/// AMD: host accessed and dirty bits.
+const AMD_DIRTY: u64 = 1 << 49 | 1 << 52;
+
+impl Registers {
+    /// Those of a configuration.
+    pub fn of(config: &IommuConfig) -> Registers {
+        match config.kind {
+            IommuKind::Vtd => Registers::Vtd {
+                version: if config.scalable { "6:0" } else { "1:0" },
+                cap: vtd_cap(config.address_width),
+                ecap: vtd_ecap(config.scalable),
+            },
+            IommuKind::Amd => Registers::Amd {
+                cap: 0x190b_640f,
+                features: [0x16_e3cc | AMD_DIRTY, 0],
+            },
+            IommuKind::None => Registers::None,
+        }
+    }
+
+    /// Whether page tables can track dirty pages.
+    pub fn tracks_dirty(&self) -> bool {
+        match self {
+            Registers::Vtd { ecap, .. } => ecap & VTD_DIRTY == VTD_DIRTY,
+            Registers::Amd { features, .. } => features[0] & AMD_DIRTY == AMD_DIRTY,
+            Registers::None => false,
+        }
+    }
 }
 
 /// 65536 domains, the page-table depth of this width and the ones below, 2 MiB and 1 GiB pages.
@@ -86,18 +139,21 @@ fn vtd_cap(width: u8) -> u64 {
         | domains
 }
 
-/// Coherent walks, queued invalidation, and in scalable mode second-stage translation by PASID tables.
+/// Coherent walks, queued invalidation, snoop control, and in scalable mode second-stage translation by PASID tables
+/// with dirty bits.
 fn vtd_ecap(scalable: bool) -> u64 {
     let coherent = 1;
     let queued = 1 << 1;
+    let snoop_control = 1 << 7;
     let registers_at = 0x10 << 8;
     let scalable_mode = 1 << 43;
     let second_stage = 1 << 46;
     coherent
         | queued
+        | snoop_control
         | registers_at
         | if scalable {
-            scalable_mode | second_stage
+            scalable_mode | second_stage | VTD_DIRTY
         } else {
             0
         }

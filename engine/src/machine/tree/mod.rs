@@ -6,9 +6,9 @@
 //! ([`hostdrv`](crate::hostdrv) changes both). The preloaded library redirects
 //! the prefixes of [`OVERLAY`] into it; links are relative and stay inside, so `realpath` works.
 //!
-//! Not in this version, and absent on purpose although their places are redirected: /dev/vfio/devices
-//! and /sys/class/vfio-dev. There are no bridges: the functions of all buses of a segment lie directly below its host bridge.
+//! There are no bridges: the functions of all buses of a segment lie directly below its host bridge.
 
+mod cdev;
 mod debug;
 mod device;
 mod driver;
@@ -16,6 +16,7 @@ mod iommu;
 mod sriov;
 mod vfio;
 
+pub use iommu::Registers;
 pub use vfio::VFIO_PCI_PARAMETERS;
 
 use super::resources::assign;
@@ -68,6 +69,8 @@ pub const CONTAINER_DEVICE: (u32, u32) = (10, 196);
 pub const IOMMU_DEVICE: (u32, u32) = (10, 127);
 /// Major number of /dev/vfio/N: one of those that Linux hands out dynamically. The minor is the group's number.
 pub const GROUP_MAJOR: u32 = 511;
+/// Major number of /dev/vfio/devices/vfioN, handed out likewise. The minor is N.
+pub const CDEV_MAJOR: u32 = 510;
 
 /// One function of the machine as the tree shows it.
 pub struct Function {
@@ -121,6 +124,7 @@ pub fn build(root: &Path, machine: &Machine, identities: &[Identity]) -> io::Res
     let tree = Tree::new(root);
     vfio::modules(&tree, machine)?;
     vfio::container(&tree)?;
+    cdev::class(&tree)?;
     driver::bus(&tree, &machine.drivers)?;
     iommu::unit(&tree, &machine.iommu)?;
     tree.directory("sys/kernel/iommu_groups")?;

@@ -258,7 +258,7 @@ fn groups_have_nodes_and_device_numbers() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     nodes.sort();
-    assert_eq!(nodes, ["1", "12", "40", "vfio"]);
+    assert_eq!(nodes, ["1", "12", "40", "devices", "vfio"]);
     assert_eq!(tree.mode("dev/vfio/12"), 0o666);
     assert_eq!(
         tree.read("/sys/class/vfio/12/dev"),
@@ -326,14 +326,25 @@ fn each_iommu_is_shown_under_its_own_name() {
 }
 
 #[test]
-fn what_this_version_lacks_is_absent_but_answered_for() {
+fn every_device_has_a_node_of_its_own_whose_number_its_attribute_says() {
     let tree = Built::new("vtd");
-    for path in ["/sys/class/vfio-dev", "/dev/vfio/devices"] {
-        assert!(
-            !tree.path(path).exists() && is_overlaid(path.as_bytes()),
-            "{path}"
-        );
-    }
+    let name = fs::read_dir(tree.path(&format!("{NVME}/vfio-dev")))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect::<Vec<_>>();
+    let [name] = &name[..] else {
+        panic!("one entry, not {name:?}")
+    };
+    let number = name.strip_prefix("vfio").unwrap();
+    assert_eq!(
+        tree.read(&format!("/sys/class/vfio-dev/{name}/dev")),
+        format!("{CDEV_MAJOR}:{number}\n")
+    );
+    assert_eq!(
+        fs::canonicalize(tree.path(&format!("/sys/class/vfio-dev/{name}/device"))).unwrap(),
+        fs::canonicalize(tree.path(NVME)).unwrap()
+    );
+    assert!(tree.path(&format!("/dev/vfio/devices/{name}")).exists());
 }
 
 #[test]

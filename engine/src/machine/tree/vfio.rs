@@ -1,6 +1,6 @@
 //! VFIO's own places: modules and device nodes.
 
-use super::{CONTAINER_DEVICE, Function, GROUP_MAJOR, IOMMU_DEVICE, Tree};
+use super::{CONTAINER_DEVICE, Function, GROUP_MAJOR, IOMMU_DEVICE, Tree, cdev};
 use crate::machine::Machine;
 use std::io;
 
@@ -94,11 +94,14 @@ pub(super) fn container(tree: &Tree) -> io::Result<()> {
 }
 
 impl Tree {
-    /// A function is VFIO's: its group has a node.
+    /// A function is VFIO's: it has a node of its own, and its group has one.
     ///
     /// # Errors
     /// What making files gave.
     pub fn register(&self, machine: &Machine, function: &Function) -> io::Result<()> {
+        if let Some(number) = cdev_number(machine, function) {
+            cdev::add(self, &function.directory(), number)?;
+        }
         let (major, minor) = (GROUP_MAJOR, function.group);
         let name = machine.group_node(minor);
         let (directory, node) = places(&name);
@@ -116,6 +119,17 @@ impl Tree {
         self.link(&format!("{directory}/subsystem"), "sys/class/vfio")?;
         self.link(&format!("sys/class/vfio/{name}"), &directory)?;
         self.file(&node, 0o666, b"")
+    }
+
+    /// A function is VFIO's no longer: it has no node of its own.
+    ///
+    /// # Errors
+    /// What removing files gave.
+    pub fn remove_device_node(&self, machine: &Machine, function: &Function) -> io::Result<()> {
+        match cdev_number(machine, function) {
+            Some(number) => cdev::remove(self, &function.directory(), number),
+            None => Ok(()),
+        }
     }
 
     /// The last function of a group is VFIO's no longer: the group has no node.
@@ -137,4 +151,11 @@ fn places(name: &str) -> (String, String) {
         format!("sys/devices/virtual/vfio/{name}"),
         format!("dev/vfio/{name}"),
     )
+}
+
+/// The number of a function's own node. There is none without an IOMMU.
+fn cdev_number(machine: &Machine, function: &Function) -> Option<usize> {
+    let mut devices = machine.devices.iter();
+    let number = devices.position(|device| device.address() == function.bdf);
+    number.filter(|_| !machine.without_iommu())
 }
