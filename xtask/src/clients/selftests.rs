@@ -13,11 +13,13 @@ use std::process::Command;
 /// Names another kernel tree than Debian's.
 const TREE: &str = "SWIOMMU_KERNEL";
 
-/// The VFIO selftests that have container variants.
-const VFIO: [&str; 3] = [
-    "vfio_dma_mapping_test",
+/// The VFIO selftests: containers, `/dev/iommu` as one, and device nodes.
+const VFIO: [&str; 5] = [
     "vfio_dma_mapping_mmio_test",
+    "vfio_dma_mapping_test",
+    "vfio_iommufd_setup_test",
     "vfio_pci_device_init_perf_test",
+    "vfio_pci_device_test",
 ];
 
 /// The iommufd selftests; they need the kernel's mock IOMMU, or `swiommu run --mock`.
