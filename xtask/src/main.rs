@@ -1,4 +1,4 @@
-//! What the project does to itself: `cargo xtask demo`, `test`, `bench`, `record`, `fetch`, `fuzz`, `tidy`, `bless`.
+//! What the project does to itself: `cargo xtask demo`, `test`, `bench`, `record`, `fetch`, `fuzz`, `mutate`, `tidy`, `bless`.
 //!
 //! Every command is quiet but for progress on long work, and answers by its exit status. `NO_COLOR` is respected.
 
@@ -7,6 +7,7 @@ mod clients;
 mod demo;
 mod fetch;
 mod fuzz;
+mod mutate;
 mod project;
 mod record;
 mod run;
@@ -38,6 +39,8 @@ enum Command {
     Fetch(fetch::Options),
     /// Run the fuzz bodies for a bounded time
     Fuzz(fuzz::Options),
+    /// Break the rules of groups one by one: the test of each must notice
+    Mutate(mutate::Options),
     /// Check the style of the tree
     Tidy,
     /// Accept the reports that the client suite produces now as its goldens
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Record(options) => record::record(&options),
         Command::Fetch(options) => fetch::fetch(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
+        Command::Mutate(options) => mutate::mutate(&options),
         Command::Tidy => tidy::tidy(),
         Command::Bless => test::bless(),
     };

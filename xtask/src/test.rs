@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything, with one line at the end that sums it up.
 
 use crate::clients;
+use crate::mutate;
 use crate::project;
 use crate::run::{cargo, loud, progress};
 use crate::tidy;
@@ -11,7 +12,7 @@ use std::process::{Command, Stdio};
 /// Options of `test`.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Leave out what takes long: the models, the large images, the random kills
+    /// Leave out what takes long: the models, the mutations, the large images, the random kills
     #[arg(long)]
     quick: bool,
     /// Only tests whose name contains this; the models and tidy are left out then
@@ -69,6 +70,14 @@ impl Tally {
         }
         Ok(())
     }
+
+    /// Counts what a check of our own says: how much held, and a line for each that did not.
+    fn checked(&mut self, result: Result<(u64, Vec<String>)>) {
+        let (passed, failures) = result.unwrap_or_else(|error| (0, vec![format!("{error:#}")]));
+        self.passed += passed;
+        self.failed += failures.len() as u64;
+        self.trouble.extend(failures);
+    }
 }
 
 /// The number before `word` in `5 passed; 0 failed; ...`.
@@ -103,12 +112,10 @@ pub fn test(options: &Options) -> Result<()> {
     if options.filter.is_none() {
         if !options.quick {
             models(&mut tally)?;
+            tally.checked(mutate::check(None));
         }
         progress("checking the tree's style");
-        let (passed, failures) = tidy::check()?;
-        tally.passed += passed;
-        tally.failed += failures.len() as u64;
-        tally.trouble.extend(failures);
+        tally.checked(tidy::check());
     }
     for line in &tally.trouble {
         println!("failed: {line}");
