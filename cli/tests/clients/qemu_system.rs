@@ -40,7 +40,20 @@ const MEMFD: &[&str] = &[
     "memory-backend=memory",
 ];
 
+const IOMMUFD: &[&str] = &["-object", "iommufd,id=iommufd0"];
+
 const VIRTUAL_IOMMU: &[&str] = &[
+    "-machine",
+    "kernel-irqchip=split",
+    "-device",
+    "intel-iommu,caching-mode=on",
+    "-device",
+    "pcie-root-port,id=port1,chassis=1",
+];
+
+const IOMMUFD_AND_VIRTUAL_IOMMU: &[&str] = &[
+    "-object",
+    "iommufd,id=iommufd0",
     "-machine",
     "kernel-irqchip=split",
     "-device",
@@ -57,6 +70,14 @@ const CONTAINER: Way = Way {
     properties: "",
     kernel: "",
     interrupts: "PCI-MSI",
+};
+
+const BY_IOMMUFD: Way = Way {
+    name: "through iommufd",
+    version: "10.0",
+    options: IOMMUFD,
+    properties: ",iommufd=iommufd0",
+    ..CONTAINER
 };
 
 const WAYS: &[Way] = &[
@@ -81,6 +102,16 @@ const WAYS: &[Way] = &[
         options: &["-smp", "2"],
         properties: ",x-no-mmap=on",
         ..CONTAINER
+    },
+    BY_IOMMUFD,
+    Way {
+        name: "through iommufd, behind an IOMMU of its own,",
+        version: "10.0",
+        iommu: "amd",
+        options: IOMMUFD_AND_VIRTUAL_IOMMU,
+        properties: ",iommufd=iommufd0,bus=port1",
+        kernel: "intel_iommu=on",
+        interrupts: "IR-PCI-MSI",
     },
     // The guest's driver maps and unmaps every request, and each becomes a call of the container.
     Way {
@@ -148,6 +179,10 @@ pub fn trials() -> Vec<Trial> {
     add(
         "a device in a container is taken back from a running machine",
         || taken_back(&CONTAINER),
+    );
+    add(
+        "a device on iommufd is taken back from a running machine",
+        || taken_back(&BY_IOMMUFD),
     );
     trials
 }
