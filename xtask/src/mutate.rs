@@ -1,4 +1,4 @@
-//! `cargo xtask mutate`: each rule of the groups, broken on purpose, must fail the test that is named after it.
+//! `cargo xtask mutate`: each rule of the groups, broken on purpose, must fail its test.
 //!
 //! `xtask/mutations.toml` lists expressions of the engine and what to put in their place. All go into one copy of the
 //! sources, each behind a switch, so that everything is built once; then each is switched on by itself.
