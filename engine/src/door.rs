@@ -204,7 +204,7 @@ pub trait Engine: Send + Sync {
         let _ = (call, thread);
         None
     }
-    /// Bytes of a process's memory that are pinned, and bytes that count as locked.
+    /// Bytes of a process's memory that are pinned, and bytes that count as locked, by whichever engine of the run.
     fn accounted(&self, process: u32) -> (u64, u64) {
         let _ = process;
         (0, 0)

@@ -4,6 +4,7 @@
 //! It sees client memory only through a [`Client`](swiommu_mem::Client) handle.
 #![forbid(unsafe_code)]
 
+pub mod accounted;
 pub mod argsz;
 pub mod calls;
 pub mod device;

@@ -1,22 +1,23 @@
 //! The engine of one process of a run: the machine's IOMMU, its groups and functions, and what this process holds of them.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use rustix::thread::CapabilitySet;
 use swiommu_abi::Errno;
 use swiommu_iommu::{Config, Iommu, Kind};
 use swiommu_mem::fd;
 use swiommu_mem::{Client, UserAddr, limit};
 
+use crate::accounted;
 use crate::device;
 use crate::door::{self, Call, Engine, File, NewFile};
 use crate::hostdrv::lock::Lock;
 use crate::hostdrv::{self, Host};
+use crate::iommufd::account::Locked;
 use crate::iommufd::file::IommuFile;
 use crate::iommufd::ioas::Ground;
-use crate::iommufd::pages::Locked;
 use crate::iommufd::pin_counts::PinCounts;
 use crate::iommufd::regions::Regions;
 use crate::iommufd::shared_pages::Keepers;
@@ -27,6 +28,7 @@ use crate::mock::fail_nth;
 use crate::pci::Identity;
 use crate::pci::function::Function;
 use crate::report::Reports;
+use crate::service::kind;
 use crate::vfio::cdev::CdevFile;
 use crate::vfio::container::{Container, ContainerFile};
 use crate::vfio::device::DeviceFile;
@@ -157,20 +159,25 @@ impl Run {
         usable
     }
 
-    /// The locked-memory limit of MAP_DMA in bytes, `None` without one.
-    pub fn memlock(&self) -> Option<u64> {
+    /// The locked-memory limit of a process (`None`: this one) in bytes, `None` without one.
+    pub fn memlock(&self, process: Option<NonZeroU32>) -> Option<u64> {
         match self.machine.vfio.memlock {
             Memlock::Unlimited => None,
             Memlock::Bytes(bytes) => Some(bytes),
-            Memlock::Inherit => limit::locked_memory(),
+            Memlock::Inherit => limit::locked_memory_of(process),
         }
     }
 
-    /// Whether the client may lock what it wants, and nothing is counted. With test equipment that is for it to say:
-    /// a test may give CAP_IPC_LOCK up to see the counts.
-    pub fn may_lock_all(&self) -> bool {
-        let may = || rustix::thread::capabilities(None).map(|sets| sets.effective);
-        !self.machine.mock || may().is_ok_and(|may| may.contains(CapabilitySet::IPC_LOCK))
+    /// Whether a process (`None`: this one) may lock what it wants, and nothing is counted. With test equipment that is
+    /// for it to say: a test may give CAP_IPC_LOCK up to see the counts.
+    pub fn may_lock_all(&self, process: Option<NonZeroU32>) -> bool {
+        !self.machine.mock || limit::is_lifted(process)
+    }
+
+    /// What this engine has charged a process for: bytes that are pinned, and bytes that count as locked.
+    pub fn charged(&self, process: u32) -> (u64, u64) {
+        let other = (process != std::process::id()).then(|| NonZeroU32::new(process));
+        self.locked.charged(other.flatten())
     }
 
     /// Takes a group's node for this process.
@@ -278,6 +285,10 @@ impl Engine for OpenRun {
         if path == "/proc/self/pagemap" {
             return run.machine.without_iommu().then(noiommu::Pagemap::open);
         }
+        if run.machine.mock {
+            // Any process may look up what this one has pinned.
+            run.serve();
+        }
         let file: Result<Arc<dyn File>, Errno> = if path == "/dev/iommu" {
             Ok(Arc::new(IommuFile::new(run.clone())))
         } else if path == "/dev/vfio/vfio" {
@@ -335,10 +346,14 @@ impl Engine for OpenRun {
     }
 
     fn accounted(&self, process: u32) -> (u64, u64) {
-        if process != std::process::id() {
-            return (0, 0);
+        accounted::total(&self.0, process)
+    }
+
+    fn message(&self, kind: u32, body: &[u8]) -> Result<Vec<u8>, Errno> {
+        match kind {
+            kind::CHARGED => accounted::answer(&self.0, body),
+            _ => Err(Errno::ENOTTY),
         }
-        (self.0.locked.pinned_bytes(), self.0.locked.locked_bytes())
     }
 
     fn exit(&self) {

@@ -36,9 +36,14 @@ enum Way {
 impl Caller {
     /// The other process's id; `None` for this very process.
     pub fn other(&self) -> Option<u32> {
+        self.process().map(NonZeroU32::get)
+    }
+
+    /// As [`Caller::other`].
+    pub fn process(&self) -> Option<NonZeroU32> {
         match self {
             Caller::Here(_) => None,
-            Caller::Other(process) => Some(process.get()),
+            Caller::Other(process) => Some(*process),
         }
     }
 

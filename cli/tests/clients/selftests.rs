@@ -4,7 +4,6 @@ use crate::world::*;
 use libtest_mimic::Trial;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -31,9 +30,6 @@ type Fixtures = BTreeMap<String, Counts>;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Expected {
-    /// Options that leave cases out.
-    #[serde(default)]
-    except: Vec<String>,
     fixtures: Fixtures,
 }
 
@@ -73,9 +69,9 @@ fn selftest(name: &str, user: Option<u32>) -> Outcome {
         }
     }
     let expected = expected(name)?;
-    let program = [binary.into_os_string()].into_iter();
-    let program = program.chain(expected.except.iter().map(OsString::from));
-    let mut run = Run::new(program).options(["--mock"]).limit(LIMIT);
+    let mut run = Run::new([binary.into_os_string()])
+        .options(["--mock"])
+        .limit(LIMIT);
     if let Some(user) = user {
         run = run.user(user);
     }

@@ -118,7 +118,7 @@ fn map_dma(context: &Arc<Context>, call: &Call<'_>, arg: u64) -> Result<(), Errn
     prot.set(Prot::WRITE, map.flags & write != 0);
     let ioas: Ref<IoasObject> = context.vfio_ioas()?;
     let record = CallRecord::new(call, "VFIO_IOMMU_MAP_DMA", &context.run().options);
-    let (account, va) = (account(context), UserAddr(map.vaddr));
+    let (account, va) = (account(context, call), UserAddr(map.vaddr));
     let mut ioas = ioas.lock();
     ioas.map_user(Some(map.iova), va, map.size, prot, account, record)?;
     Ok(())

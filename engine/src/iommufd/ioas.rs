@@ -20,8 +20,9 @@ use swiommu_abi::Errno;
 use swiommu_iommu::{Domain, Iova, Prot};
 use swiommu_mem::{Client, PAGE, UserAddr};
 
+use super::account::{Account, Locked};
 use super::inject;
-use super::pages::{Account, Locked, Mode, Pages, Pinning};
+use super::pages::{Pages, Pinning};
 use super::pins::{PagesId, Pins, Targets};
 use super::regions::Regions;
 use super::table::Table;
@@ -255,7 +256,7 @@ impl Ioas {
         va: UserAddr,
         bytes: u64,
         prot: Prot,
-        memlock: Option<u64>,
+        account: Account,
         mapped: CallRecord,
     ) -> Result<(), MapError> {
         let last = iova + (bytes - 1);
@@ -268,11 +269,6 @@ impl Ioas {
         if inject::fails() {
             return Err(MapError::Pin(Errno::ENOMEM));
         }
-        let account = Account {
-            mode: Mode::Process,
-            limit: memlock,
-            pinned: false,
-        };
         let mut area = Area::of_client(last, va, prot, mapped, account);
         self.fill_for_container(iova, &mut area, bytes)?;
         self.areas.insert(iova, area);

@@ -7,6 +7,7 @@ use swiommu_abi::{Errno, iommufd};
 use swiommu_iommu::Prot;
 use swiommu_mem::{PAGE, UserAddr};
 
+use super::account::{Account, Mode};
 use super::context::Context;
 use super::file::Command;
 use super::file_pages::FilePages;
@@ -14,9 +15,9 @@ use super::inject;
 use super::ioas::{Ioas, overlaps};
 use super::object::Ref;
 use super::other_pages::OtherPages;
-use super::pages::{Account, Mode, Pages, Source};
+use super::pages::{Pages, Source};
 use super::space::IoasObject;
-use crate::door::Process;
+use crate::door::{Call, Process};
 
 /// IOMMU_IOAS_ALLOC.
 pub fn alloc(command: &Command<'_>, cmd: &mut iommufd::IoasAlloc) -> Result<(), Errno> {
@@ -114,11 +115,12 @@ fn wanted(flags: u32, reserved: u32, limits: &[u64]) -> Result<Wanted, Errno> {
     })
 }
 
-/// How what is mapped now is counted when it is pinned.
-pub(super) fn account(context: &Context) -> Account {
-    let limit = context.run().memlock();
+/// How what a call maps is counted when it is pinned.
+pub(super) fn account(context: &Context, call: &Call<'_>) -> Account {
+    let process = call.client.process();
+    let limit = context.run().memlock(process);
     let mode = match limit {
-        None if context.run().may_lock_all() => Mode::None,
+        None if context.run().may_lock_all(process) => Mode::None,
         _ if context.counts_per_process() => Mode::Process,
         _ => Mode::User,
     };
@@ -126,6 +128,7 @@ pub(super) fn account(context: &Context) -> Account {
         mode,
         limit,
         pinned: true,
+        process,
     }
 }
 
@@ -133,7 +136,7 @@ pub(super) fn account(context: &Context) -> Account {
 pub fn map(command: &Command<'_>, cmd: &mut iommufd::IoasMap) -> Result<(), Errno> {
     let wanted = wanted(cmd.flags, cmd.reserved, &[cmd.iova, cmd.length])?;
     let object: Ref<IoasObject> = command.context.get(cmd.ioas_id)?;
-    let account = account(command.context);
+    let account = account(command.context, command.call);
     let record = command.record(iommufd::IOAS_MAP);
     let iova = wanted.fixed.then_some(cmd.iova);
     let va = UserAddr(cmd.user_va);
@@ -215,7 +218,7 @@ fn file_pages(
     if inject::fails() {
         return Err(Errno::ENOMEM);
     }
-    let account = account(command.context);
+    let account = account(command.context, command.call);
     Ok(Pages::new(
         file.base(),
         writable,

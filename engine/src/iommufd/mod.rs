@@ -10,6 +10,7 @@
 //! the lock of its function and a session of its port; it gives the session back before it takes any other lock, so
 //! that an unmap which waits for sessions never waits for a lock holder.
 
+pub mod account;
 pub mod attach;
 pub mod change_process;
 pub mod compat;

@@ -4,6 +4,7 @@
 //! *hold* of a run of pages. An address space without page tables holds nothing: client memory that is mapped there is
 //! not looked at. Copies of a mapping share its set of pages, so what one has pinned the other finds.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -11,92 +12,11 @@ use swiommu_abi::Errno;
 use swiommu_iommu::{Iova, Pa};
 use swiommu_mem::{Client, PAGE, UserAddr};
 
+use super::account::{Account, Locked, Mode};
 use super::file_pages::FilePages;
 use super::inject;
 use super::other_pages::OtherPages;
 use super::pins::{PagesId, Pins, Targets};
-
-/// How pinned pages are counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Against no limit: the client may lock what it wants.
-    None,
-    /// Against the limit of the user.
-    User,
-    /// Against the limit of the process.
-    Process,
-}
-
-/// How pages are counted, and the limit in bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Account {
-    /// Where.
-    pub mode: Mode,
-    /// `None`: no limit.
-    pub limit: Option<u64>,
-    /// They count as pinned too: those of iommufd do, a container's do not.
-    pub pinned: bool,
-}
-
-/// Counters of locked and pinned memory of the client, in bytes, over all its address spaces.
-#[derive(Debug, Default)]
-pub struct Locked {
-    user: AtomicU64,
-    process: AtomicU64,
-    pinned: AtomicU64,
-}
-
-impl Locked {
-    fn counter(&self, mode: Mode) -> Option<&AtomicU64> {
-        match mode {
-            Mode::None => None,
-            Mode::User => Some(&self.user),
-            Mode::Process => Some(&self.process),
-        }
-    }
-
-    /// Counts bytes against a limit.
-    ///
-    /// # Errors
-    /// ENOMEM at the limit; then nothing is counted.
-    pub fn count(&self, bytes: u64, account: &Account) -> Result<(), Errno> {
-        if inject::fails() {
-            return Err(Errno::ENOMEM);
-        }
-        if let Some(counter) = self.counter(account.mode) {
-            let before = counter.fetch_add(bytes, Ordering::Relaxed);
-            let limit = account.limit.unwrap_or(u64::MAX);
-            if before.saturating_add(bytes) > limit {
-                counter.fetch_sub(bytes, Ordering::Relaxed);
-                return Err(Errno::ENOMEM);
-            }
-        }
-        if account.pinned {
-            self.pinned.fetch_add(bytes, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Takes back what was counted.
-    pub fn uncount(&self, bytes: u64, account: &Account) {
-        if let Some(counter) = self.counter(account.mode) {
-            counter.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        if account.pinned {
-            self.pinned.fetch_sub(bytes, Ordering::Relaxed);
-        }
-    }
-
-    /// What `VmLck` of the process shows of it, in bytes.
-    pub fn locked_bytes(&self) -> u64 {
-        self.process.load(Ordering::Relaxed)
-    }
-
-    /// What `VmPin` of the process shows of it, in bytes.
-    pub fn pinned_bytes(&self) -> u64 {
-        self.pinned.load(Ordering::Relaxed)
-    }
-}
 
 /// A fresh id of a set of pages.
 pub(super) fn fresh_id() -> PagesId {
@@ -155,8 +75,13 @@ pub struct Pages {
     pub(super) base: UserAddr,
     pub(super) writable: bool,
     pub(super) source: Source,
-    pub(super) account: Account,
-    holds: Mutex<Vec<Hold>>,
+    holds: Mutex<Holds>,
+}
+
+/// What is in use of a set, and who is charged for it.
+struct Holds {
+    list: Vec<Hold>,
+    account: Account,
 }
 
 /// Pages `first..=last` of a set are in use.
@@ -202,8 +127,10 @@ impl Pages {
             base,
             writable,
             source,
-            account,
-            holds: Mutex::default(),
+            holds: Mutex::new(Holds {
+                list: Vec::new(),
+                account,
+            }),
         }
     }
 
@@ -225,12 +152,14 @@ impl Pages {
             base,
             writable,
             source: Source::Client,
-            account,
-            holds: Mutex::new(held.map(hold).into_iter().collect()),
+            holds: Mutex::new(Holds {
+                list: held.map(hold).into_iter().collect(),
+                account,
+            }),
         }
     }
 
-    fn holds(&self) -> MutexGuard<'_, Vec<Hold>> {
+    fn holds(&self) -> MutexGuard<'_, Holds> {
         self.holds.lock().unwrap()
     }
 
@@ -267,21 +196,22 @@ impl Pages {
         }
         let (first, last) = (first / PAGE, last / PAGE);
         let mut holds = self.holds();
-        let fresh = gaps(&holds, first, last);
+        let fresh = gaps(&holds.list, first, last);
         let mut bytes = 0;
         for &(from, to) in &fresh {
             bytes += (to - from + 1) * PAGE;
             self.fault_in(from, to, with)?;
         }
         if bytes > 0 {
-            with.locked.count(bytes, &self.account)?;
+            with.locked.count(bytes, &holds.account)?;
         }
         match holds
+            .list
             .iter_mut()
             .find(|hold| (hold.first, hold.last) == (first, last))
         {
             Some(hold) => hold.users += 1,
-            None => holds.push(Hold {
+            None => holds.list.push(Hold {
                 first,
                 last,
                 users: 1,
@@ -313,23 +243,24 @@ impl Pages {
         let (first, last) = (first / PAGE, last / PAGE);
         let mut holds = self.holds();
         let at = holds
+            .list
             .iter()
             .position(|hold| (hold.first, hold.last) == (first, last))
             .expect("what is released was held");
-        holds[at].users -= 1;
-        if holds[at].users > 0 {
+        holds.list[at].users -= 1;
+        if holds.list[at].users > 0 {
             return;
         }
-        holds.swap_remove(at);
+        holds.list.swap_remove(at);
         let mut bytes = 0;
         let mut still = with.pins.still();
-        for (from, to) in gaps(&holds, first, last) {
+        for (from, to) in gaps(&holds.list, first, last) {
             let length = (to - from + 1) * PAGE;
             still.release(self.id, UserAddr(self.base.0 + from * PAGE), length);
             bytes += length;
         }
         if bytes > 0 {
-            with.locked.uncount(bytes, &self.account);
+            with.locked.uncount(bytes, &holds.account);
         }
     }
 
@@ -338,7 +269,7 @@ impl Pages {
         if self.is_device_memory() {
             return;
         }
-        let mut holds = self.holds();
+        let holds = &mut self.holds().list;
         let whole = (first / PAGE, last / PAGE);
         let index = holds
             .iter()
@@ -361,6 +292,27 @@ impl Pages {
                 }),
             }
         }
+    }
+
+    /// The bytes that another process than `process` is charged for, and how they are counted. `None`: it is charged
+    /// already, or nobody is.
+    pub(super) fn charged_elsewhere(&self, process: Option<NonZeroU32>) -> Option<(Mode, u64)> {
+        let holds = self.holds();
+        let (mode, owner) = (holds.account.mode, holds.account.process);
+        (mode != Mode::None && owner != process).then(|| (mode, covered(&holds.list)))
+    }
+
+    /// From now on `process`, with its limit, is charged, as it has been already for what is pinned now.
+    pub(super) fn charge_to(
+        &self,
+        process: Option<NonZeroU32>,
+        limit: Option<u64>,
+        locked: &Locked,
+    ) {
+        let mut holds = self.holds();
+        locked.uncount(covered(&holds.list), &holds.account);
+        holds.account.process = process;
+        holds.account.limit = limit;
     }
 
     /// An area maps the dma-buf at `iova`.
@@ -398,6 +350,7 @@ impl Pages {
             mode: Mode::None,
             limit: None,
             pinned: false,
+            process: None,
         };
         let source = Source::DmaBuf {
             buffer,
@@ -411,7 +364,11 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        debug_assert!(self.holds.get_mut().is_ok_and(|holds| holds.is_empty()));
+        debug_assert!(
+            self.holds
+                .get_mut()
+                .is_ok_and(|holds| holds.list.is_empty())
+        );
         if let Source::DmaBuf {
             buffer, mappings, ..
         } = &self.source
@@ -435,6 +392,18 @@ impl Revoked for Mappings {
         }
         drop(still);
     }
+}
+
+/// How many bytes are held.
+fn covered(holds: &[Hold]) -> u64 {
+    let Some(last) = holds.iter().map(|hold| hold.last).max() else {
+        return 0;
+    };
+    let free: u64 = gaps(holds, 0, last)
+        .iter()
+        .map(|(from, to)| to - from + 1)
+        .sum();
+    (last + 1 - free) * PAGE
 }
 
 /// The parts of pages `first..=last` that nobody holds, in order.
@@ -479,25 +448,8 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_of_one_counter_and_no_mode_has_none() {
-        let locked = Locked::default();
-        let account = |mode, limit| Account {
-            mode,
-            limit: Some(limit),
-            pinned: true,
-        };
-        let user = account(Mode::User, 8192);
-        assert_eq!(locked.count(8192, &user), Ok(()));
-        assert_eq!(locked.count(4096, &user), Err(Errno::ENOMEM));
-        let process = account(Mode::Process, 4096);
-        assert_eq!(locked.count(4096, &process), Ok(()));
-        let free = account(Mode::None, 0);
-        assert_eq!(locked.count(1 << 40, &free), Ok(()));
-        assert_eq!(locked.locked_bytes(), 4096);
-        assert_eq!(locked.pinned_bytes(), 8192 + 4096 + (1 << 40));
-        locked.uncount(1 << 40, &free);
-        locked.uncount(8192, &user);
-        locked.uncount(4096, &process);
-        assert_eq!((locked.locked_bytes(), locked.pinned_bytes()), (0, 0));
+    fn a_page_that_several_hold_is_charged_once() {
+        assert_eq!(covered(&[]), 0);
+        assert_eq!(covered(&[hold(2, 4), hold(3, 5), hold(8, 8)]), 5 * PAGE);
     }
 }

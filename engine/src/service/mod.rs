@@ -22,6 +22,9 @@ pub use wire::{BODY_MOST, FDS_MOST, Head, Packet, Wire, op};
 pub mod kind {
     /// A function is asked back for its host driver; the body is its address as text.
     pub const DEVICE_REQUESTED: u32 = 1;
+    /// What a process is charged for; the body is its id, a little-endian word of 32 bits. Answers its pinned and its
+    /// locked bytes, two of 64.
+    pub const CHARGED: u32 = 2;
 }
 
 /// How long another engine may take to answer a message.

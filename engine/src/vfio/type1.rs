@@ -16,6 +16,7 @@ use super::dirty;
 use crate::calls::CallRecord;
 use crate::door::{Answer, Call};
 use crate::iommufd::Ioas;
+use crate::iommufd::account::{Account, Mode};
 use crate::report::Note;
 use crate::run::Run;
 
@@ -166,8 +167,15 @@ impl Type1 {
         let va = window
             .as_ref()
             .map_or(UserAddr(map.vaddr), |window| window.base());
+        let process = call.client.process();
+        let account = Account {
+            mode: Mode::Process,
+            limit: run.memlock(process),
+            pinned: false,
+            process,
+        };
         self.ioas
-            .map(map.iova, va, map.size, prot, run.memlock(), record)
+            .map(map.iova, va, map.size, prot, account, record)
             .map_err(|error| error.errno())?;
         if let Some(window) = window {
             self.windows.insert(map.iova, window);

@@ -5,6 +5,7 @@
 mod support;
 
 mod cdev;
+mod change_process;
 mod device;
 mod feature;
 mod groups;

@@ -6,8 +6,9 @@ use swiommu_abi::Errno;
 use swiommu_iommu::{Iova, Prot};
 use swiommu_mem::{PAGE, UserAddr};
 
+use super::super::account::Account;
 use super::super::inject;
-use super::super::pages::{Account, Pages, Source};
+use super::super::pages::{Pages, Source};
 use super::{Area, Backing, Ioas};
 use crate::calls::CallRecord;
 
@@ -330,17 +331,15 @@ impl Ioas {
         }
     }
 
-    /// Whether every area is of a file, which is what another process can take over.
+    /// The sets of pages of its areas, if all are of files, which is what another process can take over.
     ///
     /// # Errors
     /// EINVAL: one is not.
-    pub fn check_change_process(&self) -> Result<(), Errno> {
-        let of_file =
-            |area: &Area| matches!(&area.backing, Backing::Shared(pages) if pages.is_file());
-        if self.areas.values().all(of_file) {
-            Ok(())
-        } else {
-            Err(Errno::EINVAL)
-        }
+    pub(in super::super) fn files(&self) -> Result<Vec<Arc<Pages>>, Errno> {
+        let of_file = |area: &Area| match &area.backing {
+            Backing::Shared(pages) if pages.is_file() => Ok(pages.clone()),
+            _ => Err(Errno::EINVAL),
+        };
+        self.areas.values().map(of_file).collect()
     }
 }
