@@ -23,10 +23,12 @@ pub fn address_of<T: ?Sized>(value: &mut T) -> u64 {
     (&raw mut *value).cast::<u8>() as u64
 }
 
-/// An address far below all that the kernel places by itself: a hole made there is not filled by another thread.
+/// An address far below all that the kernel places by itself, and far from the next: a hole there stays one, whatever
+/// other threads map.
 fn place(bytes: u64) -> *mut c_void {
     static NEXT: AtomicU64 = AtomicU64::new(0x10_0000_0000);
-    NEXT.fetch_add(bytes + PAGE, Ordering::Relaxed) as *mut c_void
+    const APART: u64 = 64 << 20;
+    NEXT.fetch_add(bytes + APART, Ordering::Relaxed) as *mut c_void
 }
 
 /// A mapping that is touched by faulting copies only. Unmapped when dropped.
