@@ -78,11 +78,10 @@ pub struct MachineArgs {
     #[arg(long, value_name = "NAME,KEY=VALUE,...")]
     pub driver: Vec<String>,
 
-    /// Set VFIO's own rules: multi_device_groups=1|2|3, groups=landed|rfc
+    /// Set VFIO's own rules: multi_device_groups=1|2, groups=landed|rfc
     ///
-    /// multi_device_groups: what the devices of a group of several may do through iommufd: nothing (1), share one
-    /// address space (2, as Linux), have different ones where the IOMMU can tell them apart (3). groups: the errnos of
-    /// Linux, or those of the proposal of 2021.
+    /// multi_device_groups: what the devices of a group of several may do through iommufd: nothing (1), or share
+    /// one address space (2, as Linux). groups: the errnos of Linux, or those of the proposal of 2021.
     #[arg(long, value_name = "KEY=VALUE,...")]
     pub vfio: Option<String>,
 

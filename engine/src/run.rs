@@ -296,8 +296,10 @@ impl Engine for OpenRun {
         } else {
             let name = path.strip_prefix("/dev/vfio/")?;
             if let Some(name) = name.strip_prefix("devices/vfio") {
-                let function = run.functions.get(name.parse::<usize>().ok()?)?;
-                return (!run.machine.without_iommu()).then(|| CdevFile::open(run, function));
+                let number = name.parse().ok()?;
+                let function = run.functions.get::<usize>(number)?;
+                let there = run.machine.has_own_node(number);
+                return there.then(|| CdevFile::open(run, function));
             }
             let group = run.groups.values().find(|group| group.node == name)?;
             GroupFile::open(run, group).map(|file| file as Arc<dyn File>)

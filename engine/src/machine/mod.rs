@@ -94,6 +94,14 @@ impl Machine {
         self.iommu.kind == IommuKind::None
     }
 
+    /// Whether a device that is VFIO's has a node of its own: not without an IOMMU, and with `multi_device_groups=1` only
+    /// alone in its group.
+    pub fn has_own_node(&self, index: usize) -> bool {
+        let group = self.devices[index].group;
+        let members = self.devices.iter().filter(|device| device.group == group);
+        !self.without_iommu() && (self.vfio.multi_device_groups != 1 || members.count() == 1)
+    }
+
     /// What the node of a group is called in /dev/vfio.
     pub fn group_node(&self, group: u32) -> String {
         if self.without_iommu() {
@@ -169,9 +177,8 @@ pub struct VfioConfig {
     pub dma_entry_limit: u32,
     /// Locked-memory limit of MAP_DMA.
     pub memlock: Memlock,
-    /// What devices of a group with several devices may do through iommufd: 1..=3 (default 2). 1: nothing, they have
-    /// no node of their own. 2: share one address space, as Linux does. 3: have different ones where the IOMMU tells
-    /// them apart.
+    /// What devices of a group with several devices may do through iommufd: 1..=2 (default 2). 1: nothing, they have
+    /// no node of their own. 2: share one address space, as Linux does.
     pub multi_device_groups: u8,
     /// Whose errnos answer a broken group rule.
     pub groups: GroupRules,

@@ -331,7 +331,7 @@ impl VfioSpec {
                     text.to_string().try_into().ok()
                 })?);
             }
-            "multi_device_groups" => self.multi_device_groups = Some(number(key, value, 1, 3)?),
+            "multi_device_groups" => self.multi_device_groups = Some(number(key, value, 1, 2)?),
             "groups" => {
                 self.groups = Some(parsed(key, value, "landed or rfc", |text| match text {
                     "landed" => Some(GroupRules::Landed),

@@ -426,8 +426,8 @@ fn bad_files_are_refused_in_one_line_that_names_the_place() {
             "m.toml: device 1: driver=uio: the machine has no such driver: accepted are none, pcieport, nvme,",
         ),
         (
-            "[vfio]\nmulti_device_groups = 4",
-            "m.toml: [vfio]: multi_device_groups=4: accepted is a number from 1 to 3",
+            "[vfio]\nmulti_device_groups = 3",
+            "m.toml: [vfio]: multi_device_groups=3: accepted is a number from 1 to 2",
         ),
         (
             "[[device]]\nbdf = \"00:04.0\"",
