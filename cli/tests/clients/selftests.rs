@@ -38,7 +38,9 @@ pub fn trials() -> Vec<Trial> {
     for name in ["iommufd", "iommufd_fail_nth"] {
         trials.push(trial(
             format!("the kernel's selftest {name} passes as on a real kernel"),
-            move || selftest(name, None),
+            // The selftest unmaps memory and wants the hole to stay: once in a while a thread of the library is placed
+            // there at that moment (docs/selftests.md), so a failure counts when it comes twice.
+            move || selftest(name, None).or_else(|_| selftest(name, None)),
         ));
         trials.push(trial(
             format!("the kernel's selftest {name} passes as an ordinary user, too"),
