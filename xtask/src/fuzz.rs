@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: the fuzz bodies, which are plain functions that tests call with random input, for longer.
+//! `cargo xtask fuzz`: the fuzz bodies, which are plain functions that tests call with random input, and the random
+//! sequences that are compared with a model, for longer and with other seeds than `cargo xtask test`.
 
 use crate::run::{cargo, loud, progress};
 use anyhow::Result;
@@ -9,14 +10,16 @@ pub struct Options {
     /// Random cases of each property and fuzz body
     #[arg(long, default_value_t = 100_000)]
     cases: u32,
-    /// Only tests whose name contains this (default: fuzz)
-    filter: Option<String>,
+    /// Only tests whose name contains one of these
+    #[arg(default_values = ["fuzz", "like_the_model"])]
+    filters: Vec<String>,
 }
 
 /// The command.
 pub fn fuzz(options: &Options) -> Result<()> {
     progress(&format!(
-        "running the fuzz bodies with {} cases each",
+        "running {} with {} cases each",
+        options.filters.join(", "),
         options.cases
     ));
     let mut tests = cargo([
@@ -24,10 +27,12 @@ pub fn fuzz(options: &Options) -> Result<()> {
         "--quiet",
         "--release",
         "--workspace",
+        "--exclude",
+        "swiommu",
         "--lib",
-        "--test",
-        "fuzz",
+        "--tests",
+        "--",
     ]);
     tests.env("PROPTEST_CASES", options.cases.to_string());
-    loud(tests.arg(options.filter.as_deref().unwrap_or("fuzz")))
+    loud(tests.args(&options.filters))
 }

@@ -493,7 +493,9 @@ impl Pair {
         let space = self.spaces.get_mut(&id).expect("it exists");
         if space.small_pages {
             space.cut(last);
-            space.cut(first - 1);
+            if let Some(before) = first.checked_sub(1) {
+                space.cut(before);
+            }
         }
         let (bytes_gone, result) = space.unmap(first, last);
         let answer = self.iommu.fd.unmap(first, bytes);
