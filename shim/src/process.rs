@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, Ordering};
 
 use crate::remote::file::Inherited;
-use crate::{engine, files, guard, heap, remote, sys, traps};
+use crate::{engine, files, guard, heap, remote, signals, sys, traps};
 
 static OWNER: AtomicI32 = AtomicI32::new(0);
 /// A byte that is 0 in a child of fork until the child has been put right.
@@ -24,11 +24,13 @@ extern "C" fn before_fork() {
     remote::quiesce();
     engine::quiesce();
     traps::quiesce();
+    signals::threads::quiesce();
     heap::quiesce();
 }
 
 extern "C" fn in_parent() {
     heap::resume();
+    signals::threads::resume();
     traps::resume();
     engine::resume();
     remote::resume();
@@ -81,6 +83,7 @@ fn bear_witness() {
 fn become_child() {
     bear_witness();
     heap::resume();
+    signals::threads::resume();
     guard::forked();
     let parent = OWNER.swap(sys::pid(), Ordering::Relaxed);
     guard::enter(|| {

@@ -13,7 +13,8 @@ use swiommu_engine::service::{Head, Packet, Wire, connect, op};
 use swiommu_mem::UserAddr;
 use swiommu_mem::fd::{Hidden, dup_client_fd};
 
-use super::{Quiet, registry, service};
+use super::{registry, service};
+use crate::lock::Quiet;
 use crate::{config, sys};
 
 /// Connections that no thread is using, with the process they lead to.

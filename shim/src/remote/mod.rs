@@ -21,45 +21,7 @@ mod serve;
 pub mod service;
 pub mod share;
 
-use std::cell::UnsafeCell;
-
 use crate::guard;
-use crate::lock::Lock;
-
-/// A value behind a lock that fork's handlers hold, so that a child finds it whole.
-pub(crate) struct Quiet<T> {
-    lock: Lock,
-    value: UnsafeCell<T>,
-}
-
-// SAFETY: the value is touched under the lock only.
-unsafe impl<T: Send> Sync for Quiet<T> {}
-
-impl<T> Quiet<T> {
-    pub(crate) const fn new(value: T) -> Quiet<T> {
-        Quiet {
-            lock: Lock::new(),
-            value: UnsafeCell::new(value),
-        }
-    }
-
-    /// Does something with the value; `work` takes locks of this kind only in the order of [`quiesce`].
-    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
-        self.lock.lock();
-        // SAFETY: the lock is ours, and `work` cannot let the reference escape.
-        let result = work(unsafe { &mut *self.value.get() });
-        self.lock.unlock();
-        result
-    }
-
-    fn quiesce(&self) {
-        self.lock.lock();
-    }
-
-    fn resume(&self) {
-        self.lock.unlock();
-    }
-}
 
 /// Before a fork that libc does not see: the child will be able to ask for what it inherits.
 pub fn offer() {

@@ -15,8 +15,8 @@ use rustix::process::{Pid, test_kill_process};
 use swiommu_engine::door::File;
 use swiommu_mem::fd::{self, Hidden};
 
-use super::Quiet;
 use super::file::RemoteFile;
+use crate::lock::Quiet;
 use crate::{files, guard};
 
 pub(super) struct Entry {

@@ -16,7 +16,8 @@ use swiommu_engine::door::Host;
 use swiommu_engine::service::{Listener, Wire};
 use swiommu_mem::fd::Hidden;
 
-use super::{Quiet, registry, serve};
+use super::{registry, serve};
+use crate::lock::Quiet;
 use crate::{config, guard, signals};
 
 /// What a thread needs of the client's address space for its stack.

@@ -15,9 +15,9 @@ use swiommu_mem::fd::{self, Hidden};
 use swiommu_mem::share::{self, Copy, Origin, Piece};
 use swiommu_mem::{PAGE, UserAddr};
 
-use super::Quiet;
 use super::serve::Reply;
 use crate::engine;
+use crate::lock::Quiet;
 
 /// Most runs of one answer; the owner asks for the rest.
 const RUNS_MOST: usize = 256;

@@ -126,7 +126,7 @@ pub(super) fn process() -> u32 {
 }
 
 /// Id of this thread.
-fn thread() -> u32 {
+pub(super) fn thread() -> u32 {
     // SAFETY: gettid has no arguments.
     unsafe { call(libc::SYS_gettid, 0, 0, 0, 0) }.unwrap_or(0) as u32
 }
@@ -157,4 +157,10 @@ pub(super) fn raise(signal: i32) {
     let (process, thread) = (process() as usize, thread() as usize);
     // SAFETY: sending a signal to oneself; what it does is the client's choice.
     let _ = unsafe { call(libc::SYS_tgkill, process, thread, signal as usize, 0) };
+}
+
+/// Whether this process has a thread of that id.
+pub(super) fn has_thread(thread: u32) -> bool {
+    // SAFETY: signal 0 is sent to nobody.
+    unsafe { call(libc::SYS_tgkill, process() as usize, thread as usize, 0, 0) }.is_ok()
 }

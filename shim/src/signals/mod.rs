@@ -18,6 +18,7 @@
 //! | `handler` | our fault handler, chaining, the trampoline |
 //! | `thread` | per-thread state: alternate stack, depth, masks |
 //! | `symbols` | the interposed functions |
+//! | `threads` | those that begin and end threads; stacks of the engine's own threads |
 //! | `waits` | those that wait with a mask of their own |
 //!
 //! Limits: a client handler that asks for its alternate stack runs on ours, which is always the larger one; while
@@ -33,6 +34,7 @@ mod kernel;
 mod resume;
 pub mod symbols;
 mod thread;
+pub mod threads;
 pub mod waits;
 
 pub use handler::{TrapHook, init, set_trap_hook};

@@ -7,7 +7,7 @@
 use super::handler::{client_action, is_ready};
 use super::kernel::{self, Action};
 use super::{Set, bit, thread};
-use libc::{c_int, c_void, sighandler_t, sigset_t, stack_t};
+use libc::{c_int, sighandler_t, sigset_t, stack_t};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -249,84 +249,5 @@ pub unsafe extern "C" fn sigaltstack(new: *const stack_t, old: *mut stack_t) -> 
                 *old = before;
             }
         }))
-    }
-}
-
-type Start = extern "C-unwind" fn(*mut c_void) -> *mut c_void;
-
-/// What a new thread is to run.
-struct Begin {
-    start: Start,
-    argument: *mut c_void,
-    blocked: Set,
-    /// The engine made it for itself.
-    engine: bool,
-}
-
-extern "C-unwind" fn begin(what: *mut c_void) -> *mut c_void {
-    // SAFETY: made by `pthread_create` below, for this thread alone.
-    let Begin {
-        start,
-        argument,
-        blocked,
-        engine,
-    } = *unsafe { Box::from_raw(what.cast::<Begin>()) };
-    thread::prepare();
-    thread::here(|thread| thread.blocked.set(blocked));
-    crate::audit::thread_started();
-    if engine {
-        crate::guard::enter(|| start(argument))
-    } else {
-        start(argument)
-    }
-}
-
-/// Every signal but those by which libc itself speaks to its threads.
-const ALL_BUT_LIBCS: Set = !(bit(32) | bit(33));
-
-/// pthread_create(3): a new thread has its alternate stack before its first instruction. A thread of the engine's own
-/// is inside for its whole life, and all signals of the client go to other threads.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_create(
-    thread: *mut libc::pthread_t,
-    attributes: *const libc::pthread_attr_t,
-    start: Start,
-    argument: *mut c_void,
-) -> c_int {
-    type Create = unsafe extern "C" fn(
-        *mut libc::pthread_t,
-        *const libc::pthread_attr_t,
-        Start,
-        *mut c_void,
-    ) -> c_int;
-    static NEXT: Next = Next::new(c"pthread_create");
-    // SAFETY: libc's function of this name.
-    let next = unsafe { std::mem::transmute::<usize, Create>(NEXT.get()) };
-    if !is_ready() {
-        // SAFETY: as the manual page says.
-        return unsafe { next(thread, attributes, start, argument) };
-    }
-    let blocked = thread::here(|thread| thread.blocked.get());
-    let engine = crate::guard::inside();
-    let what = Box::into_raw(Box::new(Begin {
-        start,
-        argument,
-        blocked,
-        engine,
-    }));
-    // The new thread begins with our mask.
-    let mask = engine
-        .then(|| super::kernel::sigprocmask(libc::SIG_BLOCK, Some(ALL_BUT_LIBCS & !super::OURS)))
-        .and_then(Result::ok);
-    // SAFETY: as the manual page says; on failure nobody took the box.
-    unsafe {
-        let failed = next(thread, attributes, begin, what.cast());
-        if failed != 0 {
-            drop(Box::from_raw(what));
-        }
-        if let Some(mask) = mask {
-            let _ = super::kernel::sigprocmask(libc::SIG_SETMASK, Some(mask));
-        }
-        failed
     }
 }

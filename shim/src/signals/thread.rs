@@ -3,7 +3,7 @@
 #![allow(unsafe_code)] // alternate stacks
 
 use super::{Set, kernel};
-use rustix::mm::{self, MapFlags, ProtFlags};
+use std::alloc::{self, Layout};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Our stack's size unless the client wants more: the engine's deepest call and a nested frame with AMX state fit
 /// several times. Only touched pages cost memory.
 const STACK: usize = 256 << 10;
+const PAGE: usize = 4096;
 /// How much larger than the client's our stack is.
 const MARGIN: usize = 128 << 10;
 
@@ -137,32 +138,36 @@ pub(super) fn is_inside() -> bool {
 pub(super) fn prepare() {
     let _ = kernel::sigprocmask(libc::SIG_UNBLOCK, Some(super::OURS));
     if here(|thread| thread.base.get() == 0 && !thread.ended.get()) {
+        // The heap enters, and must find nothing left to prepare.
+        here(|thread| thread.base.set(COMING));
         give(STACK);
     }
 }
 
-/// Maps a stack of at least `size` bytes and makes it this thread's. Without memory the thread keeps what it has.
+/// In place of a base while the first stack is being made, or could not be.
+const COMING: usize = 1;
+
+/// A stack's place in the library's heap: a mapping of its own would fill a hole of the client's.
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, PAGE).unwrap_or(Layout::new::<()>())
+}
+
+/// Makes a stack of at least `size` bytes this thread's. Without memory the thread keeps what it has.
 fn give(size: usize) {
-    let size = size.next_multiple_of(4096);
-    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::STACK;
-    // SAFETY: the kernel chooses the address.
-    let mapped = unsafe {
-        mm::mmap_anonymous(
-            std::ptr::null_mut(),
-            size,
-            ProtFlags::READ | ProtFlags::WRITE,
-            flags,
-        )
-    };
-    let Ok(base) = mapped else { return };
+    let size = size.next_multiple_of(PAGE);
+    // SAFETY: the size is not zero.
+    let base = unsafe { alloc::alloc(layout(size)) };
+    if base.is_null() {
+        return;
+    }
     let stack = libc::stack_t {
         ss_sp: base.cast(),
         ss_flags: 0,
         ss_size: size,
     };
-    // SAFETY: the memory stays mapped until this thread has another stack or none.
+    // SAFETY: the memory is the stack's until this thread has another one or none.
     if unsafe { kernel::sigaltstack(&stack) }.is_err() {
-        unmap(base as usize, size);
+        free(base as usize, size);
         return;
     }
     let (old_base, old_size) = here(|thread| {
@@ -171,14 +176,14 @@ fn give(size: usize) {
             thread.size.replace(size),
         )
     });
-    unmap(old_base, old_size);
+    free(old_base, old_size);
     mark_for_release();
 }
 
-fn unmap(base: usize, size: usize) {
-    if base != 0 {
-        // SAFETY: a former stack of this thread, which no longer runs on it.
-        let _ = unsafe { mm::munmap(base as *mut _, size) };
+fn free(base: usize, size: usize) {
+    if size != 0 {
+        // SAFETY: a former stack of this thread, made by `give`, which no longer runs on it.
+        unsafe { alloc::dealloc(base as *mut u8, layout(size)) };
     }
 }
 
@@ -211,7 +216,7 @@ extern "C" fn release(_: *mut libc::c_void) {
     // SAFETY: a thread's end does not run on its alternate stack; without one, faults use the ordinary stack.
     if unsafe { kernel::sigaltstack(&none) }.is_ok() {
         let (base, size) = here(|thread| (thread.base.replace(0), thread.size.replace(0)));
-        unmap(base, size);
+        free(base, size);
     }
 }
 
