@@ -55,8 +55,9 @@ pub struct MachineArgs {
     /// migration=off|stop-copy|p2p|pre-copy|all, vfs=N (virtual functions).
     /// edu: dma_bits=1..64. stub: vendor=ID, device=ID, class=ID, barN=128K|io:32, msix=N, msi=N, intx.
     /// All: bdf=SSSS:BB:DD.F, group=N, driver=NAME|none (the driver it begins with: vfio-pci), present=0 (appears by
-    /// a rescan). Without any device there are an nvme of 1G in memory at 0000:01:00.0 and
-    /// an edu at 0000:00:04.0. A comma within a value is written twice.
+    /// a rescan), requester=SSSS:BB:DD.F (its requests bear this address, as behind a bridge to conventional PCI).
+    /// Without any device there are an nvme of 1G in memory at 0000:01:00.0 and an edu at 0000:00:04.0. A comma within a
+    /// value is written twice.
     #[arg(long, value_name = "KIND,KEY=VALUE,...")]
     pub device: Vec<String>,
 
@@ -78,10 +79,10 @@ pub struct MachineArgs {
     #[arg(long, value_name = "NAME,KEY=VALUE,...")]
     pub driver: Vec<String>,
 
-    /// Set VFIO's own rules: multi_device_groups=1|2, groups=landed|rfc
+    /// Set VFIO's own rules: multi_device_groups=1|2|3, groups=landed|rfc
     ///
-    /// multi_device_groups: what the devices of a group of several may do through iommufd: nothing (1), or share
-    /// one address space (2, as Linux). groups: the errnos of Linux, or those of the proposal of 2021.
+    /// multi_device_groups: what the devices of a group of several may do through iommufd: nothing (1), share
+    /// one address space (2, as Linux), or have different ones, as far as the IOMMU tells them apart (3). groups: the errnos of Linux, or those of the proposal of 2021.
     #[arg(long, value_name = "KEY=VALUE,...")]
     pub vfio: Option<String>,
 

@@ -186,7 +186,7 @@ fn every_mistake_is_one_line_and_125() {
         ),
         (
             &["run", "--config", "bad.toml", "true"],
-            "--config bad.toml: device 1: unknown key 'colour': edu accepts bdf=, dma_bits=, driver=, group=, present=",
+            "--config bad.toml: device 1: unknown key 'colour': edu accepts bdf=, dma_bits=, driver=, group=, present=, requester=",
         ),
         (
             &["frobnicate"],

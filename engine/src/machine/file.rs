@@ -222,6 +222,9 @@ fn write_driver(text: &mut String, driver: &DriverConfig) {
 fn write_device(text: &mut String, device: &DeviceConfig) {
     let _ = writeln!(text, "\n[[device]]\nkind = \"{}\"", device.kind.name());
     let _ = writeln!(text, "bdf = \"{}\"\ngroup = {}", device.bdf, device.group);
+    if let Some(requester) = &device.requester {
+        let _ = writeln!(text, "requester = \"{requester}\"");
+    }
     let driver = device.driver.as_deref().unwrap_or("none");
     if driver != driver::VFIO_PCI {
         let _ = writeln!(text, "driver = \"{driver}\"");

@@ -9,6 +9,7 @@ mod bdf;
 pub mod driver;
 pub mod file;
 pub mod options;
+mod requester;
 pub mod resolve;
 pub mod resources;
 pub mod run_dir;
@@ -94,12 +95,11 @@ impl Machine {
         self.iommu.kind == IommuKind::None
     }
 
-    /// Whether a device that is VFIO's has a node of its own: not without an IOMMU, and with `multi_device_groups=1` only
-    /// alone in its group.
-    pub fn has_own_node(&self, index: usize) -> bool {
-        let group = self.devices[index].group;
+    /// Whether devices of a group come to an iommufd, and so have nodes of their own: with `multi_device_groups=1` only
+    /// one that is alone in its group, be the others there or not.
+    pub fn takes_iommufd(&self, group: u32) -> bool {
         let members = self.devices.iter().filter(|device| device.group == group);
-        !self.without_iommu() && (self.vfio.multi_device_groups != 1 || members.count() == 1)
+        self.vfio.multi_device_groups != 1 || members.count() == 1
     }
 
     /// What the node of a group is called in /dev/vfio.
@@ -177,8 +177,9 @@ pub struct VfioConfig {
     pub dma_entry_limit: u32,
     /// Locked-memory limit of MAP_DMA.
     pub memlock: Memlock,
-    /// What devices of a group with several devices may do through iommufd: 1..=2 (default 2). 1: nothing, they have
-    /// no node of their own. 2: share one address space, as Linux does.
+    /// What devices of a group with several devices may do through iommufd: 1..=3 (default 2). 1: nothing, they have
+    /// no node of their own. 2: share one address space, as Linux does. 3: have different ones, those that share a
+    /// requester id excepted.
     pub multi_device_groups: u8,
     /// Whose errnos answer a broken group rule.
     pub groups: GroupRules,
@@ -259,6 +260,9 @@ pub struct DeviceConfig {
     pub bdf: String,
     /// Its IOMMU group.
     pub group: u32,
+    /// The address that its requests bear, if it is not its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requester: Option<String>,
     /// The driver it is bound to when the run begins, if any.
     #[serde(default = "vfio_pci")]
     pub driver: Option<String>,
@@ -284,6 +288,7 @@ impl DeviceConfig {
         DeviceConfig {
             bdf,
             group,
+            requester: None,
             driver: vfio_pci(),
             present: true,
             kind,
@@ -295,10 +300,22 @@ impl DeviceConfig {
     /// # Panics
     /// If the machine was not made by [`resolve`]: that checks every address.
     pub fn address(&self) -> Bdf {
-        self.bdf
-            .parse()
-            .expect("addresses were checked when the machine was resolved")
+        checked(&self.bdf)
     }
+
+    /// The address that its requests bear.
+    ///
+    /// # Panics
+    /// As [`DeviceConfig::address`].
+    pub fn requester(&self) -> Bdf {
+        checked(self.requester.as_ref().unwrap_or(&self.bdf))
+    }
+}
+
+fn checked(address: &str) -> Bdf {
+    address
+        .parse()
+        .expect("addresses were checked when the machine was resolved")
 }
 
 /// What a device is, by `kind =`.

@@ -6,18 +6,21 @@
 //! * A later layer's devices replace an earlier one's, unless it adds ([`Layer::adds_devices`]).
 //! * A device without an address gets one: an NVMe 00.0 of the first bus from 1 that has no device, others the first
 //!   free slot of bus 0 from 4.
-//! * A device without a group joins the other functions of its slot (no ACS between functions), else it gets the
-//!   smallest free number from 1 (where real machines have their host bridge in group 0).
+//! * A device without a group joins the other functions of its slot (no ACS between functions), or those whose requests
+//!   bear the same requester id, else it gets the smallest free number from 1 (where real machines have their host
+//!   bridge in group 0).
 //! * Without an IOMMU there is nothing to group by: VFIO gives each device a group of its own, numbered from 0 in the
 //!   devices' order, whatever `group=` says.
 //! * The virtual functions of a device (`vfs=`) follow all other devices, each in a group of its own.
 //! * A group does not span PCI segments: no bridge connects them.
+//! * Devices whose requests bear one requester id are in one group. There is one IOMMU, which does not see segments.
 //! * A driver replaces one of its name, or joins the others; a device without one begins with vfio-pci.
 
 use crate::device::stub::parse_bar;
 use crate::pci::Bar;
 
 use super::driver::{self, DriverConfig};
+use super::requester::tell_apart;
 use super::spec::{DeviceSpec, IommuSpec, KindSpec, NamespaceSpec, NvmeSpec, Source, VfioSpec};
 use super::{
     Bdf, DeviceConfig, DeviceKind, IommuConfig, IommuKind, Machine, Medium, NvmeConfig, StubConfig,
@@ -119,11 +122,16 @@ pub fn resolve(layers: &[Layer]) -> Result<Machine, MachineError> {
         let driver = initial_driver(spec, &drivers)?;
         devices.push(DeviceConfig {
             driver,
+            requester: spec.requester.map(|bdf| bdf.to_string()),
             present: spec.present,
             ..DeviceConfig::new(bdf.to_string(), group, kind)
         });
     }
     sriov::add(&mut devices, &iommu)
+        .and_then(|()| match iommu.kind {
+            IommuKind::None => Ok(()),
+            _ => tell_apart(&devices),
+        })
         .map_err(|(index, text)| MachineError::at(&specs[index].origin, text))?;
     Ok(Machine {
         mock: false,
@@ -224,15 +232,12 @@ fn free_address(kind: &KindSpec, taken: &[Bdf]) -> Option<Bdf> {
     };
     match kind {
         KindSpec::Nvme(_) => (1..=255)
-            .find(|bus| {
-                taken
-                    .iter()
-                    .all(|other| (other.segment, other.bus) != (0, *bus))
-            })
+            .find(|bus| taken.iter().all(|other| other.bus != *bus))
             .map(|bus| bdf(bus, 0)),
-        KindSpec::Edu(_) | KindSpec::Stub(_) => (4..=31)
-            .map(|slot| bdf(0, slot))
-            .find(|bdf| taken.iter().all(|other| !other.same_slot(*bdf))),
+        KindSpec::Edu(_) | KindSpec::Stub(_) => (4..=31).map(|slot| bdf(0, slot)).find(|bdf| {
+            let mut taken = taken.iter();
+            taken.all(|other| (other.bus, other.slot) != (bdf.bus, bdf.slot))
+        }),
     }
 }
 
@@ -240,10 +245,13 @@ fn free_address(kind: &KindSpec, taken: &[Bdf]) -> Option<Bdf> {
 fn group(specs: &[&DeviceSpec], addresses: &[Bdf]) -> Result<Vec<u32>, MachineError> {
     let mut groups: Vec<Option<u32>> = specs.iter().map(|spec| spec.group).collect();
     let mut used: Vec<u32> = groups.iter().flatten().copied().collect();
+    let requester = |index: usize| specs[index].requester.unwrap_or(addresses[index]);
     for index in 0..groups.len() {
         if groups[index].is_none() {
-            let sibling = (0..groups.len()).find(|other| {
-                addresses[*other].same_slot(addresses[index]) && groups[*other].is_some()
+            let sibling = (0..groups.len()).find(|&other| {
+                let joined = addresses[other].same_slot(addresses[index])
+                    || requester(other) == requester(index);
+                joined && groups[other].is_some()
             });
             let number = sibling
                 .and_then(|other| groups[other])

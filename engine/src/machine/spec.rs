@@ -25,6 +25,8 @@ pub struct DeviceSpec {
     pub bdf: Option<Bdf>,
     /// Its group, if given.
     pub group: Option<u32>,
+    /// The address that its requests bear, if given.
+    pub requester: Option<Bdf>,
     /// The driver it begins with, if given: a name, or `none`.
     pub driver: Option<String>,
     /// Whether it is there from the beginning.
@@ -151,6 +153,7 @@ impl DeviceSpec {
             origin: origin.into(),
             bdf: None,
             group: None,
+            requester: None,
             driver: None,
             present: true,
             kind,
@@ -163,11 +166,8 @@ impl DeviceSpec {
     /// Unknown key or a value it does not take: the text says what is accepted.
     pub fn set(&mut self, key: &str, value: Option<&str>) -> Result<(), String> {
         match key {
-            "bdf" => {
-                self.bdf = Some(parsed(key, value, super::bdf::ACCEPTED, |text| {
-                    text.parse().ok()
-                })?)
-            }
+            "bdf" => self.bdf = Some(address(key, value)?),
+            "requester" => self.requester = Some(address(key, value)?),
             "group" => self.group = Some(number(key, value, 0, MAX_GROUP.into())?),
             "driver" => self.driver = Some(parsed(key, value, DRIVER_NAME, driver_name)?),
             "present" => self.present = boolean(key, value)?,
@@ -179,6 +179,10 @@ impl DeviceSpec {
         }
         Ok(())
     }
+}
+
+fn address(key: &str, value: Option<&str>) -> Result<Bdf, String> {
+    parsed(key, value, super::bdf::ACCEPTED, |text| text.parse().ok())
 }
 
 /// What a driver is called, for error messages.
@@ -331,7 +335,7 @@ impl VfioSpec {
                     text.to_string().try_into().ok()
                 })?);
             }
-            "multi_device_groups" => self.multi_device_groups = Some(number(key, value, 1, 2)?),
+            "multi_device_groups" => self.multi_device_groups = Some(number(key, value, 1, 3)?),
             "groups" => {
                 self.groups = Some(parsed(key, value, "landed or rfc", |text| match text {
                     "landed" => Some(GroupRules::Landed),
@@ -437,7 +441,7 @@ impl NvmeSpec {
 fn unknown_nvme_key(key: &str) -> String {
     format!(
         "unknown key '{key}': nvme accepts bdf=, block=, cache=, driver=, file=, group=, migration=, nsN.file=, nsN.ro, \
-         nsN.size=, present=, queues=, ro, seed=, serial=, size=, vfs="
+         nsN.size=, present=, queues=, requester=, ro, seed=, serial=, size=, vfs="
     )
 }
 
@@ -455,7 +459,7 @@ fn set_edu(edu: &mut EduConfig, key: &str, value: Option<&str>) -> Result<(), St
         "dma_bits" => edu.dma_bits = number(key, value, 1, 64)?,
         _ => {
             return Err(format!(
-                "unknown key '{key}': edu accepts bdf=, dma_bits=, driver=, group=, present="
+                "unknown key '{key}': edu accepts bdf=, dma_bits=, driver=, group=, present=, requester="
             ));
         }
     }
@@ -487,7 +491,7 @@ fn set_stub(stub: &mut StubConfig, key: &str, value: Option<&str>) -> Result<(),
             _ => {
                 return Err(format!(
                     "unknown key '{key}': stub accepts bar0= to bar5=, bdf=, class=, device=, driver=, group=, \
-                     intx=, msi=, msix=, present=, vendor="
+                     intx=, msi=, msix=, present=, requester=, vendor="
                 ));
             }
         },

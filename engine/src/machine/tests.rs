@@ -156,7 +156,7 @@ fn an_nvme_takes_several_namespaces_in_order() {
 
 #[test]
 fn bad_devices_are_refused_in_one_line_that_says_what_is_accepted() {
-    const NVME: &str = "nvme accepts bdf=, block=, cache=, driver=, file=, group=, migration=, nsN.file=, nsN.ro, nsN.size=, present=, queues=, ro, seed=, serial=, size=, vfs=";
+    const NVME: &str = "nvme accepts bdf=, block=, cache=, driver=, file=, group=, migration=, nsN.file=, nsN.ro, nsN.size=, present=, queues=, requester=, ro, seed=, serial=, size=, vfs=";
     const SIZE: &str = "accepted is a size such as 512, 128K, 64M, 1G or 2T";
     const BAR: &str = "accepted is a power of two from 16 to 1G for memory (128K), io:4 to io:256 for I/O (io:32)";
     const BDF: &str = "accepted is a PCI address SSSS:BB:DD.F or BB:DD.F in hexadecimal, device 00-1f, function 0-7";
@@ -181,11 +181,11 @@ fn bad_devices_are_refused_in_one_line_that_says_what_is_accepted() {
         ("nvme,file=/nope", "file=/nope: cannot find it: no such file or directory; accepted is a raw file or a block device".into()),
         ("nvme,file=/", "file=/ is a directory: accepted is a raw file or a block device".into()),
         ("nvme,file=/dev/null", "file=/dev/null is neither: accepted is a raw file or a block device".into()),
-        ("edu,size=1M", "unknown key 'size': edu accepts bdf=, dma_bits=, driver=, group=, present=".into()),
+        ("edu,size=1M", "unknown key 'size': edu accepts bdf=, dma_bits=, driver=, group=, present=, requester=".into()),
         ("edu,dma_bits=65", "dma_bits=65: accepted is a number from 1 to 64".into()),
         ("edu,bdf=1:0.0", format!("bdf=1:0.0: {BDF}")),
         ("edu,group=-1", "group=-1: accepted is a number from 0 to 1048575".into()),
-        ("stub,bar6=4K", "unknown key 'bar6': stub accepts bar0= to bar5=, bdf=, class=, device=, driver=, group=, intx=, msi=, msix=, present=, vendor=".into()),
+        ("stub,bar6=4K", "unknown key 'bar6': stub accepts bar0= to bar5=, bdf=, class=, device=, driver=, group=, intx=, msi=, msix=, present=, requester=, vendor=".into()),
         ("stub,bar0=100", format!("bar0=100: {BAR}")),
         ("stub,bar0=2G", format!("bar0=2G: {BAR}")),
         ("stub,bar0=io:512", format!("bar0=io:512: {BAR}")),
@@ -426,8 +426,8 @@ fn bad_files_are_refused_in_one_line_that_names_the_place() {
             "m.toml: device 1: driver=uio: the machine has no such driver: accepted are none, pcieport, nvme,",
         ),
         (
-            "[vfio]\nmulti_device_groups = 3",
-            "m.toml: [vfio]: multi_device_groups=3: accepted is a number from 1 to 2",
+            "[vfio]\nmulti_device_groups = 4",
+            "m.toml: [vfio]: multi_device_groups=4: accepted is a number from 1 to 3",
         ),
         (
             "[[device]]\nbdf = \"00:04.0\"",

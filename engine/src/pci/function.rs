@@ -89,9 +89,9 @@ impl Function {
         &self.config
     }
 
-    /// Its requester id on the IOMMU.
+    /// Its requester id on the IOMMU. Other functions may have the same.
     pub fn stream(&self) -> StreamId {
-        StreamId(self.bdf.requester_id())
+        StreamId(self.config.requester().requester_id())
     }
 
     /// What it is. Known once it was opened.

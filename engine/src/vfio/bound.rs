@@ -205,12 +205,13 @@ impl Binding {
             group: group.clone(),
             owner,
         };
+        let (streams, attachments) = group.part(function, &run.machine);
         let reserved = context.reserve()?;
         let device = reserved.commit(BoundDevice {
             run: run.clone(),
             function: function.clone(),
-            streams: group.streams(),
-            attachments: group.attachments(),
+            streams,
+            attachments,
             _claim: claim,
         });
         Ok(Binding {

@@ -3,7 +3,7 @@
 //! One process of the run holds a group at a time, and within it one open file. Device files keep the group file
 //! alive: a group is free again when the last of them has closed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -23,6 +23,7 @@ use crate::iommufd::context::Context;
 use crate::iommufd::file::IommuFile;
 use crate::iommufd::space::IoasObject;
 use crate::iommufd::{attach, compat};
+use crate::machine::Machine;
 use crate::pci::function::Function;
 use crate::run::Run;
 
@@ -36,8 +37,8 @@ pub struct Group {
     pub functions: Vec<Arc<Function>>,
     /// Who owns its DMA.
     pub ownership: Ownership,
-    /// What its devices go through while an iommufd owns it.
-    attachments: Mutex<Weak<attach::Group>>,
+    /// What its devices go through while an iommufd owns it: each part of it, by the part's first requester id.
+    attachments: Mutex<BTreeMap<StreamId, Weak<attach::Group>>>,
     /// The functions that a group's file opened on an iommufd.
     bindings: Mutex<BTreeMap<usize, Weak<Binding>>>,
 }
@@ -55,22 +56,32 @@ impl Group {
         }
     }
 
-    /// What its devices go through while an iommufd owns it.
-    pub fn attachments(&self) -> Arc<attach::Group> {
-        let mut current = self.attachments.lock().unwrap();
-        current.upgrade().unwrap_or_else(|| {
+    /// The part of the group that goes through one page table with this function while an iommufd owns the group: all of
+    /// it, or at `multi_device_groups=3` what the IOMMU cannot tell from the function. Its requester ids, and what it
+    /// goes through.
+    pub fn part(
+        &self,
+        function: &Function,
+        machine: &Machine,
+    ) -> (Vec<StreamId>, Arc<attach::Group>) {
+        let streams = match machine.vfio.multi_device_groups {
+            3 => vec![function.stream()],
+            _ => self.streams(),
+        };
+        let mut parts = self.attachments.lock().unwrap();
+        let part = parts.entry(streams[0]).or_default();
+        let attachments = part.upgrade().unwrap_or_else(|| {
             let fresh = Arc::default();
-            *current = Arc::downgrade(&fresh);
+            *part = Arc::downgrade(&fresh);
             fresh
-        })
+        });
+        (streams, attachments)
     }
 
-    /// The requester ids of its functions.
+    /// The requester ids of its functions, each once.
     pub fn streams(&self) -> Vec<StreamId> {
-        self.functions
-            .iter()
-            .map(|function| function.stream())
-            .collect()
+        let streams = self.functions.iter().map(|function| function.stream());
+        streams.collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 
@@ -191,6 +202,9 @@ impl GroupFile {
             Err(file) => file,
         };
         let file = file.downcast::<IommuFile>().map_err(|_| Errno::EBADFD)?;
+        if !self.run.machine.takes_iommufd(self.group.number) {
+            return Err(Errno::EINVAL);
+        }
         compat::ensure_ioas(file.context())?;
         state.backing = Some(Backing::Iommufd(file.context().clone()));
         Ok(())

@@ -30,7 +30,7 @@ fn affected(run: &Run, function: &Function) -> Result<Vec<Arc<Function>>, Errno>
     let host = run.host()?;
     let below = |other: &&Arc<Function>| other.bdf().same_bus(bdf) && host.exists(other.index());
     let mut affected: Vec<_> = run.functions.iter().filter(below).cloned().collect();
-    affected.sort_by_key(|other| other.stream().0);
+    affected.sort_by_key(|other| other.bdf().requester_id());
     Ok(affected)
 }
 
@@ -64,7 +64,7 @@ fn dependent(function: &Arc<Function>) -> vfio::DependentDevice {
         group_id: function.config().group,
         segment: bdf.segment,
         bus: bdf.bus,
-        devfn: function.stream().0 as u8,
+        devfn: bdf.requester_id() as u8,
     }
 }
 

@@ -1,126 +1,17 @@
-//! The rules of groups: who may own a group's DMA, which drivers stand in the way, and what becomes of them. The
-//! numbers are those of docs/groups-and-drivers.md.
+//! The rules of groups: which drivers stand in the way of a group's owner, and what becomes of them. The numbers are
+//! those of docs/groups-and-drivers.md.
 
 use proptest::prelude::*;
 use swiommu_abi::{Errno, vfio};
-use swiommu_engine::machine::{DeviceConfig, DriverConfig, GroupRules, Machine};
+use swiommu_engine::machine::{DriverConfig, GroupRules};
 
+use crate::support::World;
 use crate::support::memory::Memory;
+use crate::support::pair::{A, ALONE, B, IOVA, PAIR, claim, described, is_viable, reaches};
 use crate::support::vfio::RW;
-use crate::support::{Fd, Model, World, edu, machine};
-
-const A: &str = "0000:00:04.0";
-const B: &str = "0000:00:05.0";
-/// A group of two edus, and one more alone.
-const PAIR: u32 = 4;
-
-/// A in the pair bound to vfio-pci, B to `driver`.
-fn described(driver: Option<&str>) -> Machine {
-    let b = DeviceConfig {
-        driver: driver.map(str::to_owned),
-        ..edu(5, PAIR)
-    };
-    machine(Model::Scalable, [edu(4, PAIR), b, edu(6, 6)])
-}
 
 fn world(driver: Option<&str>) -> World {
     World::new(described(driver))
-}
-
-fn is_viable(group: &Fd) -> bool {
-    group.status() & vfio::GROUP_FLAGS_VIABLE != 0
-}
-
-/// Whether the group can be claimed: what its status says, and SET_CONTAINER does.
-fn claim(world: &World) -> Result<i32, Errno> {
-    let group = world.group(PAIR).expect("the group's node");
-    let said = is_viable(&group);
-    let claimed = group.set_container(&world.container());
-    assert_eq!(
-        said,
-        claimed.is_ok(),
-        "the status says what SET_CONTAINER does"
-    );
-    claimed
-}
-
-/// Does a DMA of this edu reach memory?
-fn reaches(world: &World, device: &Fd, memory: &Memory) -> bool {
-    let before = world.kinds().len();
-    memory.write(0, &[0x11; 64]);
-    crate::support::edu::load(device, 0x10000, 64);
-    world.kinds().len() == before
-}
-
-#[test]
-fn s1_01_the_first_bind_blocks_the_dma_of_the_whole_group() {
-    let world = world(Some("vfio-pci"));
-    let (container, group) = world.joined(PAIR, vfio::TYPE1V2_IOMMU);
-    let memory = Memory::pages(1);
-    for bdf in [A, B] {
-        let device = group.device(bdf).unwrap();
-        device.bus_master(true);
-        assert!(!reaches(&world, &device, &memory), "{bdf}");
-    }
-    container.map(0x10000, memory.base(), 4096, RW).unwrap();
-    for bdf in [A, B] {
-        let device = group.device(bdf).unwrap();
-        device.bus_master(true);
-        assert!(reaches(&world, &device, &memory), "{bdf} with a mapping");
-    }
-}
-
-#[test]
-fn s1_16_every_group_has_a_node_at_every_stage() {
-    for stage in 1..=2 {
-        let mut machine = described(Some("vfio-pci"));
-        machine.vfio.multi_device_groups = stage;
-        let world = World::new(machine);
-        for group in [PAIR, 6] {
-            assert!(world.place(&format!("/dev/vfio/{group}")).exists());
-            let (_container, group) = world.joined(group, vfio::TYPE1V2_IOMMU);
-            assert!(is_viable(&group), "stage {stage}");
-        }
-    }
-}
-
-#[test]
-fn s1_15_devices_of_a_larger_group_have_nodes_of_their_own_only_from_stage_2_on() {
-    for stage in 1..=2 {
-        let mut machine = described(Some("vfio-pci"));
-        machine.vfio.multi_device_groups = stage;
-        let (alone, larger) = (machine.devices.len() - 1, 0);
-        let world = World::new(machine);
-        for (device, there) in [(larger, stage == 2), (alone, true)] {
-            let path = format!("/dev/vfio/devices/vfio{device}");
-            assert_eq!(
-                world.place(&path).exists(),
-                there,
-                "{path} at stage {stage}"
-            );
-            assert_eq!(world.open(&path).is_ok(), there, "{path} at stage {stage}");
-        }
-    }
-}
-
-#[test]
-fn s1_08_the_group_interface_is_whole_for_several_devices_at_stage_1() {
-    let mut machine = described(Some("vfio-pci"));
-    machine.devices[2].group = PAIR;
-    machine.vfio.multi_device_groups = 1;
-    let world = World::new(machine);
-    let (container, group) = world.joined(PAIR, vfio::TYPE1V2_IOMMU);
-    let memory = Memory::pages(1);
-    container.map(0x10000, memory.base(), 4096, RW).unwrap();
-    let devices = [A, B, "0000:00:06.0"].map(|bdf| group.device(bdf).unwrap());
-    for device in &devices {
-        device.bus_master(true);
-        assert!(reaches(&world, device, &memory));
-    }
-    let busy = group.ioctl(vfio::GROUP_UNSET_CONTAINER, 0);
-    assert_eq!(busy, Err(Errno::EBUSY), "while devices are open");
-    drop(devices);
-    assert_eq!(group.ioctl(vfio::GROUP_UNSET_CONTAINER, 0), Ok(0));
 }
 
 #[test]
@@ -223,9 +114,9 @@ fn s1_25_a_driver_that_comes_while_the_group_is_held_is_noticed_at_its_probe() {
         "one that is safe may come"
     );
     assert!(is_viable(&group));
-    assert_eq!(other.bind("0000:00:06.0", "vfio-pci"), Err(Errno::EBUSY));
-    other.unbind("0000:00:06.0").unwrap();
-    let elsewhere = other.bind("0000:00:06.0", "nvme");
+    assert_eq!(other.bind(ALONE, "vfio-pci"), Err(Errno::EBUSY));
+    other.unbind(ALONE).unwrap();
+    let elsewhere = other.bind(ALONE, "nvme");
     assert_eq!(elsewhere, Ok(()), "another group's device is free");
 }
 
@@ -234,13 +125,12 @@ fn s1_26_an_unsafe_driver_in_a_held_group_is_an_error_and_no_crash() {
     let world = world(None);
     let (container, group) = world.joined(PAIR, vfio::TYPE1V2_IOMMU);
     let device = group.device(A).unwrap();
-    device.bus_master(true);
     let memory = Memory::pages(1);
-    container.map(0x10000, memory.base(), 4096, RW).unwrap();
+    container.map(IOVA, memory.base(), 4096, RW).unwrap();
     for _ in 0..3 {
         assert_eq!(world.bind(B, "nvme"), Err(Errno::EBUSY));
     }
-    assert!(reaches(&world, &device, &memory), "the holder goes on");
+    assert!(reaches(&device, &memory), "the holder goes on");
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -312,30 +202,4 @@ fn s1_28_an_unsafe_probe_is_refused_and_the_device_stays_without_a_driver() {
     assert_eq!(world.driver(B), None);
     drop((_container, group));
     assert_eq!(world.bind(B, "nvme"), Ok(()), "when nobody holds the group");
-}
-
-#[test]
-fn s1_29_later_devices_of_a_held_group_just_open_and_another_owner_is_refused() {
-    let world = world(Some("vfio-pci"));
-    let other = world.beside();
-    let (_container, group) = world.joined(PAIR, vfio::TYPE1V2_IOMMU);
-    let _a = group.device(A).unwrap();
-    assert!(group.device(B).is_ok());
-    assert_eq!(other.group(PAIR).err(), Some(Errno::EBUSY));
-    assert_eq!(world.group(PAIR).err(), Some(Errno::EBUSY));
-}
-
-#[test]
-fn s1_30_a_later_device_does_not_switch_the_groups_domain_again() {
-    let world = world(Some("vfio-pci"));
-    let (container, group) = world.joined(PAIR, vfio::TYPE1V2_IOMMU);
-    let memory = Memory::pages(1);
-    container.map(0x10000, memory.base(), 4096, RW).unwrap();
-    let a = group.device(A).unwrap();
-    a.bus_master(true);
-    assert!(reaches(&world, &a, &memory));
-    let b = group.device(B).unwrap();
-    assert!(reaches(&world, &a, &memory), "another device was opened");
-    drop(b);
-    assert!(reaches(&world, &a, &memory), "and closed");
 }

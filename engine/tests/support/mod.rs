@@ -8,6 +8,7 @@ pub mod iommufd;
 pub mod memory;
 pub mod mock;
 pub mod nvme;
+pub mod pair;
 pub mod vfio;
 
 use std::collections::HashMap;

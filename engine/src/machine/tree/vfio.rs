@@ -153,9 +153,9 @@ fn places(name: &str) -> (String, String) {
     )
 }
 
-/// The number of a function's own node, if it has one.
+/// The number of a function's own node, if it has one. There is none without an IOMMU.
 fn cdev_number(machine: &Machine, function: &Function) -> Option<usize> {
     let mut devices = machine.devices.iter();
     let number = devices.position(|device| device.address() == function.bdf);
-    number.filter(|number| machine.has_own_node(*number))
+    number.filter(|_| !machine.without_iommu() && machine.takes_iommufd(function.group))
 }
