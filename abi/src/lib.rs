@@ -9,6 +9,7 @@
 #[macro_use]
 mod plain;
 
+pub mod commands;
 mod errno;
 pub mod iommufd;
 pub mod iommufd_test;

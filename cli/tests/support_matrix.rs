@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const COLUMNS: [&str; 4] = ["item", "status", "shown by", "notes"];
 const STATUSES: [&str; 5] = ["yes", "partly", "refused", "reported", "absent"];
 /// Constants that are no feature of their own: masks, counts and positions.
-const NO_FEATURE: [&str; 7] = [
+const NO_FEATURE: [&str; 8] = [
     "API_VERSION",
     "PCI_OFFSET_SHIFT",
     "PCI_BAR5_REGION_INDEX",
@@ -18,6 +18,7 @@ const NO_FEATURE: [&str; 7] = [
     "PCI_CONFIG_REGION_INDEX",
     "PCI_VGA_REGION_INDEX",
     "DEVICE_FEATURE_MASK",
+    "CMD_BASE",
 ];
 
 fn root() -> PathBuf {
@@ -99,15 +100,28 @@ fn constants(source: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Names of the uAPI that no row has.
-fn missing_names(rows: &[Row], source: &str) -> Vec<String> {
+/// The source of a header of the uAPI: a file and the directory of its name.
+fn header(name: &str) -> String {
+    let mut parts = Vec::new();
+    collect(&root().join("abi/src").join(name), &mut parts);
+    let parts = parts
+        .iter()
+        .map(|path| fs::read_to_string(path).expect("a source file can be read"));
+    parts.fold(text(&format!("abi/src/{name}.rs")), |all, part| all + &part)
+}
+
+/// Names of the uAPI that no row has. In the kernel's header they begin with `prefix`.
+fn missing_names(rows: &[Row], prefix: &str, source: &str) -> Vec<String> {
     let told: HashSet<String> = rows
         .iter()
         .flat_map(|row| quoted(&row.item))
         .map(|name| name.to_uppercase())
         .collect();
     let is_feature = |name: &str| {
-        !NO_FEATURE.contains(&name) && !name.contains("_NUM_") && !name.ends_with("_TYPE_MASK")
+        !NO_FEATURE.contains(&name)
+            && !name.contains("_NUM_")
+            && !name.ends_with("_TYPE_MASK")
+            && !name.ends_with("COMMANDS")
     };
     constants(source)
         .map(|(name, _)| name)
@@ -116,7 +130,7 @@ fn missing_names(rows: &[Row], source: &str) -> Vec<String> {
             let end = format!("_{name}");
             !told
                 .iter()
-                .any(|told| told.starts_with("VFIO_") && told.ends_with(&end))
+                .any(|told| told.starts_with(prefix) && told.ends_with(&end))
         })
         .map(str::to_owned)
         .collect()
@@ -308,7 +322,13 @@ fn matrix() -> Vec<Row> {
 
 #[test]
 fn every_name_of_the_vfio_interface_has_a_row() {
-    let missing = missing_names(&matrix(), &text("abi/src/vfio.rs"));
+    let missing = missing_names(&matrix(), "VFIO_", &header("vfio"));
+    assert!(missing.is_empty(), "no row for {missing:?}");
+}
+
+#[test]
+fn every_name_of_the_iommufd_interface_has_a_row() {
+    let missing = missing_names(&matrix(), "IOMMU", &header("iommufd"));
     assert!(missing.is_empty(), "no row for {missing:?}");
 }
 
@@ -381,7 +401,8 @@ fn a_name_or_number_without_a_row_is_found_out() {
         "## NVMe features\n| `VFIO_TYPE1v2_IOMMU` | yes | `b` | |\n| `0a`h x | yes | `b` | |\n",
     );
     let source = "pub const TYPE1V2_IOMMU: u64 = 3;\npub const EEH: u64 = 5;\n";
-    assert_eq!(missing_names(&told, source), ["EEH"]);
+    assert_eq!(missing_names(&told, "VFIO_", source), ["EEH"]);
+    assert_eq!(missing_names(&told, "IOMMU_", source).len(), 2);
     assert_eq!(
         missing_numbers(&told, "NVMe features", [0x0a, 0x0b].into_iter()).len(),
         1

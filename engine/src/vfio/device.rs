@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use swiommu_abi::{Errno, vfio};
+use swiommu_abi::{Errno, commands, vfio};
 use swiommu_mem::UserAddr;
 
 use super::argsz::{Chain, copy_in, copy_out, through};
@@ -232,7 +232,7 @@ impl DeviceFile {
     }
 
     fn unsupported(&self, call: &Call<'_>, cmd: u32, errno: Errno) -> Result<(), Errno> {
-        if let Some(name) = vfio::command_name(cmd, true) {
+        if let Some(name) = commands::name(vfio::DEVICE_COMMANDS, cmd) {
             self.run.reports.unsupported(call, format_args!("{name}"));
         }
         Err(errno)

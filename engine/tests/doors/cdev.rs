@@ -297,6 +297,78 @@ fn hardware_information_is_cut_to_the_room_and_the_rest_is_zeroed() {
 }
 
 #[test]
+fn what_no_modelled_iommu_has_is_refused() {
+    for model in [Model::Scalable, Model::Amd] {
+        let world = world(model);
+        let iommu = world.iommu();
+        let (_device, id) = world.bound(0, &iommu);
+        let ioas = iommu.ioas();
+        let plain = hwpt(&iommu, id, ioas, 0).unwrap();
+        let nest = iommufd::HWPT_ALLOC_NEST_PARENT;
+        assert_eq!(hwpt(&iommu, id, ioas, nest), Err(Errno::EOPNOTSUPP));
+        for (kind, parent) in (1..=3).flat_map(|kind| [(kind, ioas), (kind, plain)]) {
+            let mut data = iommufd::HwptVtdS1 {
+                flags: iommufd::VTD_S1_SRE | iommufd::VTD_S1_EAFE | iommufd::VTD_S1_WPE,
+                ..Default::default()
+            };
+            let mut cmd = iommufd::HwptAlloc {
+                size: 48,
+                dev_id: id,
+                pt_id: parent,
+                data_type: kind,
+                data_len: 24,
+                data_uptr: address_of(&mut data),
+                ..Default::default()
+            };
+            let answer = iommu.run(iommufd::HWPT_ALLOC, &mut cmd);
+            assert_eq!(answer, Err(Errno::EOPNOTSUPP), "page table of type {kind}");
+        }
+        for kind in 0..=1 {
+            let mut cmd = iommufd::HwptInvalidate {
+                size: 32,
+                hwpt_id: plain,
+                data_type: kind,
+                ..Default::default()
+            };
+            let answer = iommu.run(iommufd::HWPT_INVALIDATE, &mut cmd);
+            assert_eq!(answer, Err(Errno::EINVAL), "it caches nothing");
+        }
+        for kind in 0..=2 {
+            let mut cmd = iommufd::ViommuAlloc {
+                size: 40,
+                kind,
+                dev_id: id,
+                hwpt_id: plain,
+                ..Default::default()
+            };
+            let answer = iommu.run(iommufd::VIOMMU_ALLOC, &mut cmd);
+            assert_eq!(answer, Err(Errno::EOPNOTSUPP), "virtual IOMMU {kind}");
+            // without one there is nothing to make these for
+            let errno = match kind {
+                0 => Errno::EOPNOTSUPP,
+                _ => Errno::ENOENT,
+            };
+            let mut cmd = iommufd::VeventqAlloc {
+                size: 32,
+                kind,
+                veventq_depth: 1,
+                ..Default::default()
+            };
+            let answer = iommu.run(iommufd::VEVENTQ_ALLOC, &mut cmd);
+            assert_eq!(answer, Err(errno), "event queue {kind}");
+            let mut cmd = iommufd::HwQueueAlloc {
+                size: 40,
+                kind: kind.min(1),
+                length: 4096,
+                ..Default::default()
+            };
+            let answer = iommu.run(iommufd::HW_QUEUE_ALLOC, &mut cmd);
+            assert_eq!(answer, Err(errno), "hardware queue {kind}");
+        }
+    }
+}
+
+#[test]
 fn a_group_uses_an_iommufd_for_its_container() {
     let world = world(Model::Scalable);
     let iommu = world.iommu();
