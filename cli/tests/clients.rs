@@ -6,6 +6,8 @@
 
 #[path = "clients/command.rs"]
 mod command;
+#[path = "clients/descriptors.rs"]
+mod descriptors;
 #[path = "clients/golden.rs"]
 mod golden;
 #[path = "clients/guest.rs"]
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     trials.extend(golden::trials());
     trials.extend(qemu::trials());
     trials.extend(qemu_system::trials());
+    trials.extend(descriptors::trials());
     trials.extend(processes::trials());
     trials.extend(sriov::trials());
     trials.extend(vmm::trials());

@@ -130,6 +130,10 @@ pub trait File: Any + Send + Sync {
     fn dma_buf(&self) -> Option<Arc<dyn DmaBuf>> {
         None
     }
+    /// Whether nothing was done with it since its node was opened: another opening of the node is as good.
+    fn is_fresh(&self) -> bool {
+        false
+    }
     /// ioctl.
     fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno>;
     /// Whether it has no position, so that only read and write go to [`File::pread`] and [`File::pwrite`], with 0 for it.

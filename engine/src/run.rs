@@ -308,7 +308,7 @@ impl Engine for OpenRun {
         };
         Some(file.and_then(|file| {
             Ok(NewFile {
-                object: fd::object(0)?,
+                object: fd::node_object(path, 0)?,
                 file,
             })
         }))

@@ -3,7 +3,7 @@
 
 use crate::raw::errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,6 +68,26 @@ pub const OBJECT: &str = "swiommu:";
 /// What the kernel says.
 pub fn object(bytes: u64) -> Result<OwnedFd, Errno> {
     memfd(&format!("{OBJECT}{}", std::process::id()), bytes)
+}
+
+/// As [`object`] for a node that was opened by its path, which the name says too.
+///
+/// # Errors
+/// What the kernel says.
+pub fn node_object(path: &str, bytes: u64) -> Result<OwnedFd, Errno> {
+    memfd(&format!("{OBJECT}{} {path}", std::process::id()), bytes)
+}
+
+/// Says on a kernel object, to whoever has it, that something was done with its file: by a seal, which stays with the
+/// object and hinders nobody, for an object never grows.
+pub fn mark_used(object: impl AsFd) {
+    // Every object of ours takes seals.
+    let _ = rustix::fs::fcntl_add_seals(object, SealFlags::GROW);
+}
+
+/// Whether something was done with the file of a kernel object.
+pub fn is_used(object: impl AsFd) -> bool {
+    rustix::fs::fcntl_get_seals(object).is_ok_and(|seals| seals.contains(SealFlags::GROW))
 }
 
 /// The file behind a descriptor, opened once more: the same inode, a description of its own. A duplicate where /proc is
@@ -302,6 +322,16 @@ mod tests {
         assert!(flock(&again, FlockOperation::NonBlockingLockExclusive).is_err());
         drop(file);
         assert!(flock(&again, FlockOperation::NonBlockingLockExclusive).is_ok());
+    }
+
+    #[test]
+    fn what_was_done_with_a_file_is_known_to_all_who_have_its_object() {
+        let file = node_object("/dev/vfio/7", 4096).unwrap();
+        let again = reopen(&file).unwrap();
+        assert!(!is_used(&again));
+        mark_used(&file);
+        mark_used(&again);
+        assert!(is_used(&again) && is_used(&file));
     }
 
     #[test]

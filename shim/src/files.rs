@@ -6,12 +6,14 @@
 #![allow(unsafe_code)] // chunks are published as raw pointers
 
 use std::ffi::c_int;
+use std::os::fd::BorrowedFd;
 use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
 use swiommu_engine::door::{File, Files};
 
+use crate::remote::file::RemoteFile;
 use crate::slot::Slot;
 use crate::{guard, process};
 
@@ -33,6 +35,8 @@ pub enum Mark {
     Nodes = 2,
     /// A file below /sys that was opened for writing: an attribute.
     Attribute = 4,
+    /// A file of the engine's that nothing was done with, as far as is known.
+    Fresh = 8,
 }
 
 static TABLE: [AtomicPtr<Chunk>; CHUNKS] = [const { AtomicPtr::new(null_mut()) }; CHUNKS];
@@ -160,6 +164,45 @@ pub fn mark(fd: c_int, mark: Mark) {
     }
 }
 
+/// Puts a file behind a number that other processes may know, and that may be fresh.
+pub fn put_node(fd: c_int, file: Arc<dyn File>) -> bool {
+    let fresh = file.is_fresh();
+    let put = put(fd, file);
+    if put && fresh {
+        mark(fd, Mark::Fresh);
+    }
+    put
+}
+
+/// A call of a fresh file has ended. If something was done with it, its object says so from now on, and those of other
+/// files that the call was about.
+#[cold]
+pub fn used(fd: c_int) {
+    if get(fd).is_none_or(|file| file.is_fresh()) {
+        return;
+    }
+    guard::enter(|| {
+        each(|number, file| {
+            if marked(number, Mark::Fresh) && !file.is_fresh() {
+                // SAFETY: the number is borrowed for one system call, which checks it.
+                swiommu_mem::fd::mark_used(unsafe { BorrowedFd::borrow_raw(number) });
+                if let Some((chunk, index)) = chunk(number) {
+                    chunk.marks[index].fetch_and(!(Mark::Fresh as u8), Ordering::Relaxed);
+                }
+            }
+        });
+    });
+}
+
+/// Puts `new` in the place of `old`, behind all its numbers.
+pub fn replace(old: *const (), new: &Arc<dyn File>) {
+    each(|number, file| {
+        if std::ptr::eq(Arc::as_ptr(&file).cast(), old) {
+            put_node(number, Arc::clone(new));
+        }
+    });
+}
+
 /// Every number that is the engine's, with its file.
 pub fn each(mut f: impl FnMut(c_int, Arc<dyn File>)) {
     for (base, place) in TABLE.iter().enumerate() {
@@ -194,6 +237,9 @@ pub struct Table;
 
 impl Files for Table {
     fn get(&self, fd: i32) -> Option<Arc<dyn File>> {
-        get(fd)
+        let file = get(fd)?;
+        // The engine takes a file for what it is: one of another process may have become ours.
+        let heir = RemoteFile::of(&file).and_then(RemoteFile::heir);
+        Some(heir.unwrap_or(file))
     }
 }

@@ -89,7 +89,7 @@ extern "C" fn begin() {
     }
     paths::working_directory_changed();
     attributes::inherited();
-    remote::adopt::inherited(&config.run);
+    remote::adopt::inherited();
     if config.options.audit {
         audit::begin();
     }

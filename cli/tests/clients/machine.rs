@@ -57,6 +57,12 @@ impl Machine {
         self.with(["-device", &format!("vfio-pci,host={bdf}{properties}")])
     }
 
+    /// Adds an assigned device that a launcher opens: its node as descriptor 3, /dev/iommu as 4.
+    pub fn device_by_descriptor(self, properties: &str) -> Machine {
+        let device = format!("vfio-pci,iommufd=iommufd0,fd=3{properties}");
+        self.with(["-object", "iommufd,id=iommufd0,fd=4", "-device", &device])
+    }
+
     /// A run whose standard output is the machine's serial port.
     pub fn run(self) -> Run {
         Run::new(self.with(["-serial", "stdio"]).words)

@@ -114,6 +114,12 @@ impl Context {
         self.objects.lock().unwrap()
     }
 
+    /// Whether it never had an object, and no option was set.
+    pub fn is_fresh(&self) -> bool {
+        let objects = self.objects();
+        objects.slots.is_empty() && !objects.no_iommu && !self.per_process.load(Ordering::Relaxed)
+    }
+
     /// Reserves the lowest free id.
     ///
     /// # Errors

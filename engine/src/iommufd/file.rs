@@ -220,6 +220,10 @@ impl File for IommuFile {
         Some(CharDevice { major, minor })
     }
 
+    fn is_fresh(&self) -> bool {
+        self.context.is_fresh()
+    }
+
     fn mmap(
         &self,
         _: &Call<'_>,

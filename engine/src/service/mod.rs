@@ -151,6 +151,33 @@ pub fn processes(run: &Path) -> Vec<u32> {
     found
 }
 
+/// Where it stands who answers for a file in place of `opener`, which opened it.
+fn successor(run: &Path, opener: u32, file: u64) -> PathBuf {
+    run.join(ENGINES).join(format!("{opener}-{file}.file"))
+}
+
+/// The process that took over a file, named by its opener and its key.
+pub fn owner(run: &Path, opener: u32, file: u64) -> Option<u32> {
+    let owner = fs::read_to_string(successor(run, opener, file)).ok()?;
+    owner.parse().ok()
+}
+
+/// This process takes a file over. The caller holds the lock [`TAKING_OVER`].
+///
+/// # Errors
+/// EIO when the run's directory is gone.
+pub fn take_over(run: &Path, opener: u32, file: u64) -> Result<(), Errno> {
+    let place = successor(run, opener, file);
+    let new = place.with_extension("new");
+    let written = fs::write(&new, std::process::id().to_string());
+    written
+        .and_then(|()| fs::rename(&new, &place))
+        .map_err(|_| Errno::EIO)
+}
+
+/// The lock of the run that is held while a file is taken over.
+pub const TAKING_OVER: &str = "take-over";
+
 /// Sends a message to another engine of the run and waits for its answer.
 ///
 /// # Errors

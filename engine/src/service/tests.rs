@@ -60,6 +60,17 @@ fn a_process_that_is_not_there_is_no_process_and_leaves_no_socket() {
 }
 
 #[test]
+fn who_took_a_file_over_is_known_by_its_opener_and_key() {
+    let run = run();
+    Listener::new(run.path()).unwrap();
+    assert_eq!(owner(run.path(), 5, 77), None);
+    take_over(run.path(), 5, 77).unwrap();
+    assert_eq!(owner(run.path(), 5, 77), Some(std::process::id()));
+    assert_eq!(owner(run.path(), 6, 77), None);
+    assert!(processes(run.path()).is_empty());
+}
+
+#[test]
 fn a_directory_whose_path_is_longer_than_a_socket_s_address_serves() {
     let run = run();
     let long = run.path().join("x".repeat(120));

@@ -40,6 +40,9 @@ pub mod op {
     pub const DESCRIBE: u32 = 6;
     /// The process has closed a descriptor or all it knew of the file.
     pub const CLOSED: u32 = 7;
+    /// Whether the process goes on answering for the file. ENODEV when it does not know it, or is done with it and
+    /// nothing was done with the file: whoever asks may take it over.
+    pub const KEEPS: u32 = 8;
     /// To the process that called: its descriptor of this number.
     pub const FETCH: u32 = 16;
     /// To the process that called: pins memory, args address, bytes, write. Answers how many bytes the runs cover.

@@ -55,7 +55,7 @@ impl CdevFile {
             _held: run.hold(function)?,
         };
         Ok(NewFile {
-            object: fd::memfd("vfio-device", bytes)?,
+            object: fd::node_object(&file.link(), bytes)?,
             file: Arc::new(file),
         })
     }
@@ -226,6 +226,10 @@ impl File for CdevFile {
             major: CDEV_MAJOR,
             minor: self.function.index() as u32,
         })
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.bound.get().is_none()
     }
 
     fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno> {

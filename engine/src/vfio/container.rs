@@ -165,6 +165,10 @@ impl File for ContainerFile {
         })
     }
 
+    fn is_fresh(&self) -> bool {
+        self.container.state().groups.is_empty()
+    }
+
     fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno> {
         match cmd {
             vfio::GET_API_VERSION => Ok(Answer::Value(vfio::API_VERSION as i32)),

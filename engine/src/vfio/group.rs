@@ -317,6 +317,11 @@ impl File for GroupFile {
         })
     }
 
+    fn is_fresh(&self) -> bool {
+        let state = self.state();
+        state.backing.is_none() && state.devices == 0
+    }
+
     fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno> {
         match cmd {
             vfio::GROUP_GET_DEVICE_FD => return self.get_device_fd(call, arg),

@@ -5,43 +5,34 @@
 #![allow(unsafe_code)] // control messages of the client
 
 use std::ffi::c_int;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use swiommu_engine::door::File;
-use swiommu_engine::service;
-use swiommu_mem::fd::{self, OBJECT};
+use swiommu_mem::fd;
 
 use super::file::RemoteFile;
 use super::registry;
+use super::takeover::{self, Name};
 use crate::{config, files, guard, sys};
 
 /// Finds out what a new number of the client is; most are nothing of ours.
 pub fn descriptor(number: c_int) {
     let Some(config) = config::get() else { return };
-    let Some(owner) = owner_of(number) else {
+    // SAFETY: the number is borrowed for system calls, which check it.
+    let object = unsafe { BorrowedFd::borrow_raw(number) };
+    let Some(name) = Name::of(object) else {
         return;
     };
-    let file = guard::enter(|| -> Option<Arc<dyn File>> {
-        // SAFETY: the number is borrowed for system calls, which check it.
-        let object = unsafe { BorrowedFd::borrow_raw(number) };
-        if owner == sys::pid() as u32 {
-            return registry::behind(object);
-        }
-        let ours = fd::duplicate(object).ok()?;
-        let key = rustix::fs::fstat(ours.as_fd()).ok()?.st_ino;
-        let file = RemoteFile::ask_for(owner, key, ours).ok()?;
-        Some(Arc::new(file))
-    });
+    let file = guard::enter(|| takeover::find(object).or_else(|| gone(&name, object)));
     match file {
         Some(file) => {
             crate::ready();
-            files::put(number, file);
+            files::put_node(number, file);
         }
         None => sys::stderr(&[
             "swiommu: a descriptor came from process ",
-            &owner.to_string(),
+            &name.opener.to_string(),
             " of ",
             &config.run,
             ", which does not answer for it\n",
@@ -49,17 +40,16 @@ pub fn descriptor(number: c_int) {
     }
 }
 
-/// The process that a number's kernel object names, if it is one of ours.
-fn owner_of(number: c_int) -> Option<u32> {
-    let mut path = [0; 32];
-    use std::io::Write;
-    write!(&mut path[..31], "/proc/self/fd/{number}").ok()?;
-    let path = std::ffi::CStr::from_bytes_until_nul(&path).ok()?;
-    let mut name = [0; 64];
-    let length = usize::try_from(sys::readlink(libc::AT_FDCWD, path, &mut name)).ok()?;
-    let text = std::str::from_utf8(name.get(..length)?).ok()?;
-    let rest = text.strip_prefix("/memfd:")?.strip_prefix(OBJECT)?;
-    rest.split(' ').next()?.parse().ok()
+/// A file that was used by a process that is gone.
+fn gone(name: &Name, object: BorrowedFd<'_>) -> Option<Arc<dyn File>> {
+    let key = registry::inode(object)?;
+    let file = RemoteFile::of_nobody(
+        name.opener,
+        key,
+        fd::duplicate(object).ok()?,
+        name.node.as_ref()?,
+    );
+    Some(Arc::new(file))
 }
 
 /// The descriptors that a message brought.
@@ -88,11 +78,8 @@ pub unsafe fn received(message: *const libc::msghdr) {
     }
 }
 
-/// In a new program: what was left open over the exec. Nothing to do while no process of the run serves others.
-pub fn inherited(run: &str) {
-    if service::processes(Path::new(run)).is_empty() {
-        return;
-    }
+/// In a new program: what was left open over the exec.
+pub fn inherited() {
     let numbers: Vec<c_int> = std::fs::read_dir("/proc/self/fd")
         .into_iter()
         .flatten()

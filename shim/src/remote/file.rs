@@ -13,7 +13,7 @@ use swiommu_engine::service::{Head, Packet, Wire, connect, op};
 use swiommu_mem::UserAddr;
 use swiommu_mem::fd::{Hidden, dup_client_fd};
 
-use super::{registry, service};
+use super::{registry, service, takeover};
 use crate::lock::Quiet;
 use crate::{config, sys};
 
@@ -38,6 +38,19 @@ pub struct RemoteFile {
 }
 
 impl RemoteFile {
+    /// A file that nobody answers for, opened by `path`.
+    pub(super) fn of_nobody(owner: u32, key: u64, object: OwnedFd, path: &str) -> RemoteFile {
+        RemoteFile::described(
+            owner,
+            key,
+            object,
+            &Packet {
+                body: path.as_bytes().to_vec(),
+                ..Packet::default()
+            },
+        )
+    }
+
     /// A file of process `owner`: asks what it is.
     ///
     /// # Errors
@@ -69,7 +82,7 @@ impl RemoteFile {
     }
 
     /// The file as a remote one, if it is.
-    pub(super) fn of(file: &Arc<dyn File>) -> Option<&RemoteFile> {
+    pub fn of(file: &Arc<dyn File>) -> Option<&RemoteFile> {
         (&**file as &dyn Any).downcast_ref()
     }
 
@@ -83,15 +96,46 @@ impl RemoteFile {
         };
         // The engine asks back for descriptors and memory.
         service::start();
-        ask(self.owner, &head).inspect_err(|errno| {
-            if *errno == Errno::ENODEV && !TOLD.swap(true, Ordering::Relaxed) {
-                sys::stderr(&[
-                    "swiommu: the process that opened ",
-                    &self.link,
-                    " is gone: it answers ENODEV\n",
-                ]);
-            }
-        })
+        ask(self.owner, &head)
+    }
+
+    /// Asks, or goes on with the file that has taken the place of this one, with `then`.
+    fn ask_or<T>(
+        &self,
+        call: &Call<'_>,
+        (op, args): (u32, [u64; 4]),
+        then: impl FnOnce(&dyn File) -> Result<T, Errno>,
+        answered: impl FnOnce(Packet) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        match self.ask(call, op, args) {
+            Err(Errno::ENODEV) => then(&*self.heir().ok_or(Errno::ENODEV)?),
+            answer => answered(answer?),
+        }
+    }
+
+    /// What this file is now if the process that answered for it does no longer: this process or another one has taken
+    /// it over. From then on its numbers lead there.
+    pub fn heir(&self) -> Option<Arc<dyn File>> {
+        let keeps = Head {
+            op: op::KEEPS,
+            file: self.key,
+            ..Head::default()
+        };
+        if ask(self.owner, &keeps).is_ok() {
+            return None;
+        }
+        let object = self.object.as_ref()?;
+        let heir = crate::guard::enter(|| takeover::find(object.as_fd()));
+        match &heir {
+            Some(heir) => crate::files::replace((&raw const *self).cast(), heir),
+            None if TOLD.swap(true, Ordering::Relaxed) => {}
+            None => sys::stderr(&[
+                "swiommu: the process that opened ",
+                &self.link,
+                " is gone: it answers ENODEV\n",
+            ]),
+        }
+        heir
     }
 }
 
@@ -113,17 +157,9 @@ fn ask(owner: u32, head: &Head) -> Result<Packet, Errno> {
     answer
 }
 
-impl File for RemoteFile {
-    fn link(&self) -> String {
-        self.link.clone()
-    }
-
-    fn char_device(&self) -> Option<CharDevice> {
-        self.device
-    }
-
-    fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno> {
-        let mut answer = self.ask(call, op::IOCTL, [u64::from(cmd), arg, 0, 0])?;
+impl RemoteFile {
+    /// What an ioctl answered, perhaps a new descriptor.
+    fn opened(&self, mut answer: Packet) -> Result<Answer, Errno> {
         let Some(object) = answer.fds.pop() else {
             return Ok(Answer::Value(answer.head.args[0] as i32));
         };
@@ -140,34 +176,8 @@ impl File for RemoteFile {
         }
     }
 
-    fn is_stream(&self) -> bool {
-        self.stream
-    }
-
-    fn pread(&self, call: &Call<'_>, to: UserAddr, bytes: u64, offset: u64) -> Result<u64, Errno> {
-        let answer = self.ask(call, op::PREAD, [to.0, bytes, offset, 0])?;
-        Ok(answer.head.args[0])
-    }
-
-    fn pwrite(
-        &self,
-        call: &Call<'_>,
-        from: UserAddr,
-        bytes: u64,
-        offset: u64,
-    ) -> Result<u64, Errno> {
-        let answer = self.ask(call, op::PWRITE, [from.0, bytes, offset, 0])?;
-        Ok(answer.head.args[0])
-    }
-
-    fn mmap(
-        &self,
-        call: &Call<'_>,
-        offset: u64,
-        bytes: u64,
-        write: bool,
-    ) -> Result<Vec<(u64, Span)>, Errno> {
-        let answer = self.ask(call, op::MMAP, [offset, bytes, u64::from(write), 0])?;
+    /// The spans of a mapping of `bytes` bytes.
+    fn spans(&self, answer: Packet, bytes: u64) -> Result<Vec<(u64, Span)>, Errno> {
         let word = |at: &[u8]| at.try_into().map(u64::from_le_bytes).unwrap_or(0);
         let mut objects = answer.fds.into_iter();
         let mut spans = Vec::new();
@@ -198,6 +208,73 @@ impl File for RemoteFile {
         } else {
             Err(Errno::EIO)
         }
+    }
+}
+
+impl File for RemoteFile {
+    fn link(&self) -> String {
+        self.link.clone()
+    }
+
+    fn char_device(&self) -> Option<CharDevice> {
+        self.device
+    }
+
+    // Of a file that is elsewhere it is said there.
+    fn is_fresh(&self) -> bool {
+        true
+    }
+
+    fn ioctl(&self, call: &Call<'_>, cmd: u32, arg: u64) -> Result<Answer, Errno> {
+        self.ask_or(
+            call,
+            (op::IOCTL, [u64::from(cmd), arg, 0, 0]),
+            |file| file.ioctl(call, cmd, arg),
+            |answer| self.opened(answer),
+        )
+    }
+
+    fn is_stream(&self) -> bool {
+        self.stream
+    }
+
+    fn pread(&self, call: &Call<'_>, to: UserAddr, bytes: u64, offset: u64) -> Result<u64, Errno> {
+        self.ask_or(
+            call,
+            (op::PREAD, [to.0, bytes, offset, 0]),
+            |file| file.pread(call, to, bytes, offset),
+            |answer| Ok(answer.head.args[0]),
+        )
+    }
+
+    fn pwrite(
+        &self,
+        call: &Call<'_>,
+        from: UserAddr,
+        bytes: u64,
+        offset: u64,
+    ) -> Result<u64, Errno> {
+        self.ask_or(
+            call,
+            (op::PWRITE, [from.0, bytes, offset, 0]),
+            |file| file.pwrite(call, from, bytes, offset),
+            |answer| Ok(answer.head.args[0]),
+        )
+    }
+
+    fn mmap(
+        &self,
+        call: &Call<'_>,
+        offset: u64,
+        bytes: u64,
+        write: bool,
+    ) -> Result<Vec<(u64, Span)>, Errno> {
+        self.ask_or(
+            call,
+            (op::MMAP, [offset, bytes, u64::from(write), 0]),
+            |file| file.mmap(call, offset, bytes, write),
+            |answer| self.spans(answer, bytes),
+        )
     }
 
     fn mmio(&self, call: &Call<'_>, offset: u64, bytes: u8, access: Mmio) -> u64 {

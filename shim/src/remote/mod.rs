@@ -8,6 +8,7 @@
 //! file      the other side: a file whose engine is elsewhere
 //! share     this process's memory, moved where another engine can map it
 //! adopt     descriptors that came over a socket or an exec
+//! takeover  files that their opener left behind unused
 //! ```
 //!
 //! A file is the same file in every process that has its descriptor because its kernel object is: what names it is the
@@ -20,6 +21,7 @@ pub mod registry;
 mod serve;
 pub mod service;
 pub mod share;
+mod takeover;
 
 use crate::guard;
 

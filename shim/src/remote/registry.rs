@@ -26,6 +26,8 @@ pub(super) struct Entry {
     probe: Option<Hidden>,
     /// The process that an object was made for; `None`: this one.
     holder: Option<u32>,
+    /// Nothing was done with it yet, as its object says.
+    fresh: bool,
 }
 
 pub(super) static SHARED: Quiet<Vec<Entry>> = Quiet::new(Vec::new());
@@ -43,7 +45,7 @@ fn borrow<T>(number: i32, work: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
 }
 
 /// What names the kernel object of a file, if it is a memory file.
-fn inode(object: BorrowedFd<'_>) -> Option<u64> {
+pub(super) fn inode(object: BorrowedFd<'_>) -> Option<u64> {
     let stat = fstat(object).ok()?;
     (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat.st_ino)
 }
@@ -68,6 +70,7 @@ pub(super) fn enter(object: BorrowedFd<'_>, file: &Arc<dyn File>, holder: Option
         file: Arc::clone(file),
         probe,
         holder,
+        fresh: file.is_fresh(),
     };
     SHARED.with(|entries| entries.push(entry));
     ANY.store(true, Ordering::Release);
@@ -106,6 +109,43 @@ pub(super) fn find(key: u64) -> Option<Arc<dyn File>> {
             .map(|entry| Arc::clone(&entry.file))
     });
     known.or_else(|| find_open(key))
+}
+
+/// The file of a key, if this process goes on answering for it. Files that nothing was done with and that are all it
+/// knows of, all open elsewhere alone, it leaves to those who have them: they can open the nodes themselves.
+pub(super) fn keep(key: u64) -> Option<Arc<dyn File>> {
+    let file = find(key)?;
+    let mut here = false;
+    files::each(|_, file| here |= RemoteFile::of(&file).is_none());
+    if here || !file.is_fresh() {
+        return Some(file);
+    }
+    let left = SHARED.with(|entries| {
+        let all = entries
+            .iter()
+            .all(|entry| entry.fresh && entry.file.is_fresh());
+        let at = entries.iter().position(|entry| entry.key == key)?;
+        all.then(|| entries.swap_remove(at))
+    });
+    match left {
+        // What it held is free when the other process learns of it.
+        Some(entry) => drop((entry, file)),
+        None => return Some(file),
+    }
+    None
+}
+
+/// A call of another process has ended: objects of files that something was done with say so from now on.
+pub(super) fn used() {
+    SHARED.with(|entries| {
+        let changed = |entry: &&mut Entry| entry.fresh && !entry.file.is_fresh();
+        for entry in entries.iter_mut().filter(changed) {
+            entry.fresh = false;
+            if let Some(probe) = &entry.probe {
+                fd::mark_used(probe);
+            }
+        }
+    });
 }
 
 /// A file of this process's table by its inode; it enters, for another process has it.

@@ -85,6 +85,16 @@ fn answer(pid: u32, request: &Packet) -> Result<Reply, Errno> {
             registry::closed(head.file, pid);
             Ok(Reply::default())
         }
+        op::KEEPS => {
+            registry::keep(head.file).ok_or(Errno::ENODEV)?;
+            Ok(Reply::default())
+        }
+        op::IOCTL => {
+            let file = registry::keep(head.file).ok_or(Errno::ENODEV)?;
+            let reply = fd::of_other_process(fetch, || of_file(pid, head, &file));
+            registry::used();
+            reply
+        }
         _ => {
             let file = registry::find(head.file).ok_or(Errno::ENODEV)?;
             fd::of_other_process(fetch, || of_file(pid, head, &file))

@@ -205,6 +205,25 @@ macro_rules! variadic {
     )* };
 }
 
+/// What `vfork` does first: the child will be able to ask for what it inherits. libc's own, to go on with.
+extern "C" fn before_vfork() -> usize {
+    crate::remote::offer();
+    real!(vfork: fn() -> c_int) as usize
+}
+
+/// `vfork` of libc, which returns to our caller: a frame of ours would be the child's to overwrite.
+///
+/// # Safety
+/// As libc's.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+pub unsafe extern "C" fn vfork() {
+    core::arch::naked_asm!(
+        "sub rsp, 8", "call {before}", "add rsp, 8", "jmp rax",
+        before = sym before_vfork
+    )
+}
+
 variadic! {
     fn execl => execl_saved;
     fn execlp => execlp_saved;
@@ -233,12 +252,14 @@ export! {
         pid: usize, path: *const c_char, actions: usize, attributes: usize, list: Strings, environment: Strings
     ) -> c_int {
         let real = real!(posix_spawn: fn(usize, *const c_char, usize, usize, Strings, Strings) -> c_int);
+        crate::remote::offer();
         completed(environment, |environment| real(pid, path, actions, attributes, list, environment))
     }
     fn posix_spawnp(
         pid: usize, path: *const c_char, actions: usize, attributes: usize, list: Strings, environment: Strings
     ) -> c_int {
         let real = real!(posix_spawnp: fn(usize, *const c_char, usize, usize, Strings, Strings) -> c_int);
+        crate::remote::offer();
         completed(environment, |environment| real(pid, path, actions, attributes, list, environment))
     }
 }

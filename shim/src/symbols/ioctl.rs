@@ -5,8 +5,9 @@ use std::ffi::{c_int, c_ulong};
 
 use swiommu_engine::door::Answer;
 
+use crate::engine;
+use crate::files::{self, Mark};
 use crate::sys::{self, ret_int, syscall};
-use crate::{engine, files};
 
 pub(super) extern "C" fn ioctl_sited(
     fd: c_int,
@@ -24,9 +25,13 @@ pub(super) extern "C" fn ioctl_sited(
         return ret_int(unsafe { syscall!(sys::SYS_ioctl, fd as isize, request, argument) });
     };
     // The last reference may be ours, if another thread closed it meanwhile: it is dropped inside too.
-    match engine::call(site, move |call| {
+    let answer = engine::call(site, move |call| {
         file.ioctl(call, request as u32, argument as u64)
-    }) {
+    });
+    if files::marked(fd, Mark::Fresh) {
+        files::used(fd);
+    }
+    match answer {
         Ok(Answer::Value(value)) => value,
         Ok(Answer::Open(new)) => super::open::install(new, true),
         Ok(Answer::Also(new)) => super::open::install(new, true).min(0),

@@ -135,7 +135,7 @@ pub fn install(new: NewFile, close_on_exec: bool) -> c_int {
         // SAFETY: no addresses.
         unsafe { sys::syscall!(sys::SYS_fcntl, fd as isize, libc::F_SETFD, 0) };
     }
-    if files::put(fd, new.file) {
+    if files::put_node(fd, new.file) {
         return fd;
     }
     sys::close(fd);

@@ -31,6 +31,7 @@ export! {
             libc::SYS_madvise => map::madvise_sited(a, b, c as c_int, 0) as c_long,
             libc::SYS_mremap => map::mremap_sited(a, b, c, d as c_int, e, 0) as c_long,
             libc::SYS_mprotect => map::mprotect(a, b, c as c_int) as c_long,
+            libc::SYS_sendmsg => socket::sendmsg(a as c_int, b as *const _, c as c_int) as c_long,
             libc::SYS_recvmsg => socket::recvmsg(a as c_int, b as *mut _, c as c_int) as c_long,
             libc::SYS_unshare => alone::unshare(a as c_int) as c_long,
             libc::SYS_setns => alone::setns(a as c_int, b as c_int) as c_long,

@@ -128,7 +128,10 @@ static void sockets(int fd)
 	for (int several = 0; several < 2; several++) {
 		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
 		m.msg_hdr.msg_controllen = sizeof(control);
-		SAY("sendmsg", sendmsg(pair[0], &m.msg_hdr, 0));
+		if (several)
+			SAY("sendmmsg", sendmmsg(pair[0], &m, 1, 0));
+		else
+			SAY("sendmsg", sendmsg(pair[0], &m.msg_hdr, 0));
 		if (several)
 			SAY("recvmmsg", recvmmsg(pair[1], &m, 1, 0, 0));
 		else
@@ -137,6 +140,8 @@ static void sockets(int fd)
 		SAY("received", got != fd && lseek(got, 0, SEEK_END) == lseek(fd, 0, SEEK_END));
 		close(got);
 	}
+	SAY("sendmsg nowhere", sendmsg(pair[0], (void *)8, 0));
+	SAY("sendmmsg nowhere", sendmmsg(pair[0], (void *)8, 1, 0));
 	SAY("recvmsg nothing", recvmsg(pair[1], &m.msg_hdr, MSG_DONTWAIT));
 	SAY("recvmmsg nothing", recvmmsg(pair[1], &m, 1, MSG_DONTWAIT, 0));
 	SAY("unshare", unshare(CLONE_FS));
