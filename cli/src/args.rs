@@ -79,10 +79,12 @@ pub struct MachineArgs {
     #[arg(long, value_name = "NAME,KEY=VALUE,...")]
     pub driver: Vec<String>,
 
-    /// Set VFIO's own rules: multi_device_groups=1|2|3, groups=landed|rfc
+    /// Set VFIO's own rules: multi_device_groups=1|2|3, groups=landed|rfc, enable_sriov=0|1
     ///
     /// multi_device_groups: what the devices of a group of several may do through iommufd: nothing (1), share
-    /// one address space (2, as Linux), or have different ones, as far as the IOMMU tells them apart (3). groups: the errnos of Linux, or those of the proposal of 2021.
+    /// one address space (2, as Linux), or have different ones, as far as the IOMMU tells them apart (3). groups:
+    /// the errnos of Linux, or those of the proposal of 2021. enable_sriov: the parameter of vfio-pci, so that its
+    /// devices can have virtual functions.
     #[arg(long, value_name = "KEY=VALUE,...")]
     pub vfio: Option<String>,
 

@@ -37,6 +37,17 @@ struct Program {
     iommus: Vec<String>,
 }
 
+impl Program {
+    /// Who runs it: this user, and of the kernel's selftests, which want root, also an ordinary one.
+    fn users(&self) -> &'static [bool] {
+        if self.selftest {
+            &[false, true]
+        } else {
+            &[false]
+        }
+    }
+}
+
 fn translating() -> Vec<String> {
     vec!["intel".into(), "amd".into()]
 }
@@ -90,12 +101,20 @@ pub fn trials() -> Vec<Trial> {
     for program in &programs.programs {
         let runs_on = |(iommu, _): &(&String, &String)| program.iommus.contains(iommu);
         for (iommu, option) in programs.machine.iommu.iter().filter(runs_on) {
-            let (program, iommu, option) = (program.clone(), iommu.clone(), option.clone());
-            let (devices, machine) = (programs.devices.clone(), programs.machine.devices.clone());
-            let name = format!("{} answers as Linux does on {iommu}", program.name);
-            trials.push(trial(name, move || {
-                compared(&program, &iommu, &option, &devices, &machine)
-            }));
+            for &ordinary in program.users() {
+                let (program, iommu, option) = (program.clone(), iommu.clone(), option.clone());
+                let (devices, machine) =
+                    (programs.devices.clone(), programs.machine.devices.clone());
+                let who = if ordinary {
+                    ", also to an ordinary user"
+                } else {
+                    ""
+                };
+                let name = format!("{} answers as Linux does on {iommu}{who}", program.name);
+                trials.push(trial(name, move || {
+                    compared(&program, &iommu, &option, &devices, &machine, ordinary)
+                }));
+            }
         }
     }
     trials
@@ -107,6 +126,7 @@ fn compared(
     option: &str,
     devices: &BTreeMap<String, String>,
     machine: &[String],
+    ordinary: bool,
 ) -> Outcome {
     let golden = fs::read_to_string(
         project("clients/golden")
@@ -133,6 +153,9 @@ fn compared(
     let mut run = Run::new(words).iommu(option).options(&program.options);
     for device in machine {
         run = run.options(["--device", device]);
+    }
+    if ordinary {
+        run = run.user(ordinary_user(&binary)?);
     }
     for (role, bdf) in devices {
         run = run.variable(&format!("DEVICE_{role}"), bdf);

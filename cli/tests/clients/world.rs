@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// The user nobody.
+const NOBODY: u32 = 65534;
+
 /// Why a test does not pass.
 #[derive(Debug)]
 pub enum Stop {
@@ -94,6 +97,20 @@ pub fn built(path: &str, what: &str) -> Result<PathBuf, Stop> {
             "{what} is not built; cargo xtask test does"
         )))
     }
+}
+
+/// An ordinary user, as whom root runs `program` under swiommu.
+pub fn ordinary_user(program: &Path) -> Result<u32, Stop> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Stop::Skip("this user is an ordinary one already".into()));
+    }
+    let mut reach = Command::new("test");
+    reach.args(["-x", swiommu(), "-a", "-x"]).arg(program);
+    if reach.uid(NOBODY).gid(NOBODY).status()?.success() {
+        return Ok(NOBODY);
+    }
+    let why = "the user nobody cannot reach this directory";
+    Err(Stop::Skip(why.into()))
 }
 
 /// A fetched set of packages, or the reason to skip.

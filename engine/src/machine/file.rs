@@ -184,8 +184,10 @@ pub fn to_toml(machine: &Machine) -> String {
     let memlock = String::from(machine.vfio.memlock);
     let _ = writeln!(
         text,
-        "\n[vfio]\ndma_entry_limit = {}\nmemlock = \"{memlock}\"\nmulti_device_groups = {}\ngroups = \"{}\"",
+        "\n[vfio]\ndma_entry_limit = {}\nenable_sriov = {}\nmemlock = \"{memlock}\"\nmulti_device_groups = {}\n\
+         groups = \"{}\"",
         machine.vfio.dma_entry_limit,
+        machine.vfio.enable_sriov,
         machine.vfio.multi_device_groups,
         machine.vfio.groups.name()
     );

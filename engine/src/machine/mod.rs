@@ -175,6 +175,8 @@ impl IommuKind {
 pub struct VfioConfig {
     /// `vfio_iommu_type1.dma_entry_limit` (65535).
     pub dma_entry_limit: u32,
+    /// `vfio_pci.enable_sriov` at the start: vfio-pci may switch virtual functions on (false).
+    pub enable_sriov: bool,
     /// Locked-memory limit of MAP_DMA.
     pub memlock: Memlock,
     /// What devices of a group with several devices may do through iommufd: 1..=3 (default 2). 1: nothing, they have
@@ -210,6 +212,7 @@ impl Default for VfioConfig {
     fn default() -> VfioConfig {
         VfioConfig {
             dma_entry_limit: 65535,
+            enable_sriov: false,
             memlock: Memlock::Unlimited,
             multi_device_groups: 2,
             groups: GroupRules::Landed,

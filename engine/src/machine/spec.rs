@@ -101,6 +101,8 @@ pub struct IommuSpec {
 pub struct VfioSpec {
     /// `dma_entry_limit=`
     pub dma_entry_limit: Option<u32>,
+    /// `enable_sriov=`
+    pub enable_sriov: Option<bool>,
     /// `memlock=`
     pub memlock: Option<Memlock>,
     /// `multi_device_groups=`
@@ -113,6 +115,7 @@ impl VfioSpec {
     /// Writes the given settings over `config`.
     pub fn apply(&self, config: &mut VfioConfig) {
         config.dma_entry_limit = self.dma_entry_limit.unwrap_or(config.dma_entry_limit);
+        config.enable_sriov = self.enable_sriov.unwrap_or(config.enable_sriov);
         config.memlock = self.memlock.unwrap_or(config.memlock);
         config.multi_device_groups = self
             .multi_device_groups
@@ -335,6 +338,7 @@ impl VfioSpec {
                     text.to_string().try_into().ok()
                 })?);
             }
+            "enable_sriov" => self.enable_sriov = Some(boolean(key, value)?),
             "multi_device_groups" => self.multi_device_groups = Some(number(key, value, 1, 3)?),
             "groups" => {
                 self.groups = Some(parsed(key, value, "landed or rfc", |text| match text {
@@ -345,7 +349,8 @@ impl VfioSpec {
             }
             _ => {
                 return Err(format!(
-                    "unknown key '{key}': accepted are dma_entry_limit=, groups=, memlock=, multi_device_groups="
+                    "unknown key '{key}': accepted are dma_entry_limit=, enable_sriov=, groups=, memlock=, \
+                     multi_device_groups="
                 ));
             }
         }

@@ -553,8 +553,10 @@ fn any_machine() -> impl Strategy<Value = Machine> {
         Just(Memlock::Unlimited),
         (0u64..1 << 60).prop_map(Memlock::Bytes)
     ];
-    (kinds, prop_oneof![vtd, amd], any::<bool>(), memlock, 1u32..).prop_map(
-        |(kinds, (kind, scalable, address_width), iotlb, memlock, dma_entry_limit)| {
+    let booleans = any::<(bool, bool)>();
+    (kinds, prop_oneof![vtd, amd], booleans, memlock, 1u32..).prop_map(
+        |(kinds, (kind, scalable, address_width), booleans, memlock, dma_entry_limit)| {
+            let (iotlb, enable_sriov) = booleans;
             let mut devices = Vec::new();
             for (index, (mut kind, bus, group)) in kinds.into_iter().enumerate() {
                 let bdf = Bdf {
@@ -583,6 +585,7 @@ fn any_machine() -> impl Strategy<Value = Machine> {
                 iommu,
                 vfio: VfioConfig {
                     dma_entry_limit,
+                    enable_sriov,
                     memlock,
                     ..VfioConfig::default()
                 },

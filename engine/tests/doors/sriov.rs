@@ -5,6 +5,7 @@ use std::fs;
 use swiommu_abi::{Errno, vfio};
 use swiommu_engine::machine::{Layer, Machine, resolve, spec};
 
+use crate::support::memory::address_of;
 use crate::support::{Fd, World};
 
 const PHYSICAL: &str = "0000:01:00.0";
@@ -112,6 +113,15 @@ fn numbers_that_cannot_be_are_refused_and_change_nothing() {
     assert_eq!(set_numvfs(&world, "2"), Err(Errno::EBUSY));
     assert_eq!(set_numvfs(&world, "0x1"), Ok(()), "as it is");
     assert!(!exists(&world, SECOND));
+}
+
+#[test]
+fn a_machine_may_begin_with_sriov_allowed() {
+    let mut machine = machine();
+    machine.vfio.enable_sriov = true;
+    let world = World::new(machine);
+    assert_eq!(set_numvfs(&world, "1"), Ok(()));
+    assert!(exists(&world, FIRST));
 }
 
 #[test]
@@ -226,6 +236,50 @@ fn a_virtual_function_asks_for_the_token_of_its_physical_one() {
     assert_eq!(opened(1, &with(PHYSICAL, OTHER)), Ok(()));
     drop(user);
     assert_eq!(opened(1, PHYSICAL), Ok(()));
+}
+
+#[test]
+fn a_node_takes_the_token_at_its_binding() {
+    let world = world();
+    allow(&world);
+    set_numvfs(&world, "1").unwrap();
+    let iommu = world.iommu();
+    let bind = |device: &Fd, token: Option<[u8; 16]>| {
+        let mut token = token;
+        let pointer = token.as_mut().map_or(0, address_of);
+        let mut bind = vfio::DeviceBindIommufd {
+            argsz: size_of::<vfio::DeviceBindIommufd>() as u32,
+            flags: u32::from(pointer != 0) * vfio::DEVICE_BIND_FLAG_TOKEN,
+            iommufd: iommu.fd.number(),
+            token_uuid_ptr: pointer,
+            ..Default::default()
+        };
+        device.ioctl_with(vfio::DEVICE_BIND_IOMMUFD, &mut bind)
+    };
+    let (physical, first) = (world.node(0), world.node(2));
+    assert_eq!(
+        bind(&first, Some([7; 16])),
+        Err(Errno::EACCES),
+        "nobody knows it"
+    );
+    assert_eq!(bind(&physical, Some([7; 16])), Ok(0));
+    assert_eq!(bind(&first, None), Err(Errno::EACCES));
+    assert_eq!(bind(&first, Some([8; 16])), Err(Errno::EACCES));
+    assert_eq!(
+        bind(&first, Some([7; 16])),
+        Ok(0),
+        "what was refused is free"
+    );
+    drop(physical);
+    let physical = world.node(0);
+    assert_eq!(
+        bind(&physical, Some([8; 16])),
+        Err(Errno::EACCES),
+        "the first is open"
+    );
+    drop(first);
+    assert_eq!(bind(&physical, Some([8; 16])), Ok(0));
+    assert_eq!(bind(&world.node(2), Some([7; 16])), Err(Errno::EACCES));
 }
 
 #[test]

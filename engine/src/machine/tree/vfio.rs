@@ -25,7 +25,9 @@ pub(super) fn modules(tree: &Tree, machine: &Machine) -> io::Result<()> {
         tree.directory(&format!("{directory}/holders"))?;
     }
     let limit = machine.vfio.dma_entry_limit.to_string();
-    let noiommu = if machine.without_iommu() { "Y" } else { "N" };
+    let boolean = |on| if on { "Y" } else { "N" };
+    let noiommu = boolean(machine.without_iommu());
+    let sriov = boolean(machine.vfio.enable_sriov);
     tree.attributes(
         "sys/module/vfio/parameters",
         &[("enable_unsafe_noiommu_mode", 0o644, noiommu)],
@@ -44,7 +46,7 @@ pub(super) fn modules(tree: &Tree, machine: &Machine) -> io::Result<()> {
             ("disable_denylist", 0o444, "N"),
             ("disable_idle_d3", 0o644, "N"),
             ("disable_vga", 0o444, "N"),
-            ("enable_sriov", 0o644, "N"),
+            ("enable_sriov", 0o644, sriov),
             ("nointxmask", 0o644, "N"),
         ],
     )?;
