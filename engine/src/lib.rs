@@ -13,7 +13,6 @@ pub mod hostdrv;
 pub mod iommufd;
 pub mod machine;
 pub mod mock;
-pub mod notice;
 pub mod pci;
 pub mod report;
 pub mod run;

@@ -23,7 +23,7 @@ use crate::iommufd::regions::Regions;
 use crate::iommufd::shared_pages::Keepers;
 use crate::iommufd::{Pins, place};
 use crate::machine::options::Options;
-use crate::machine::{IommuKind, Machine, Memlock, resources};
+use crate::machine::{Bdf, IommuKind, Machine, Memlock, resources};
 use crate::mock::fail_nth;
 use crate::pci::Identity;
 use crate::pci::function::Function;
@@ -53,7 +53,6 @@ pub struct Run {
     pub containers: Mutex<Vec<Weak<Container>>>,
     dir: PathBuf,
     host: OnceLock<Host>,
-    listens: OnceLock<()>,
     service: OnceLock<&'static dyn door::Host>,
     /// The groups, by number.
     pub groups: BTreeMap<u32, Arc<Group>>,
@@ -115,7 +114,6 @@ impl Run {
             containers: Mutex::default(),
             dir,
             host: OnceLock::new(),
-            listens: OnceLock::new(),
             service: OnceLock::new(),
             groups,
             pins: Arc::default(),
@@ -208,15 +206,6 @@ impl Run {
         Ok(self.host.get_or_init(|| host))
     }
 
-    /// From now on other processes of the run can tell this engine that a device is wanted back.
-    pub fn listen(self: &Arc<Self>) {
-        self.listens.get_or_init(|| {
-            if let Err(errno) = crate::notice::listen(self) {
-                eprintln!("swiommu: requests to give a device back cannot be heard: {errno}");
-            }
-        });
-    }
-
     /// The bus addresses of a function's BARs, the same in every process of the run.
     pub fn bar_bases(&self, index: usize, identity: &Identity) -> [u64; 6] {
         let identities: Vec<Identity> = self
@@ -272,6 +261,16 @@ impl Run {
         if let Some(service) = self.service.get() {
             service.serve();
         }
+    }
+
+    /// Answers another engine's [`kind::DEVICE_REQUESTED`].
+    fn requested(&self, body: &[u8]) -> Result<Vec<u8>, Errno> {
+        let text = std::str::from_utf8(body).map_err(|_| Errno::EINVAL)?;
+        let bdf: Bdf = text.parse().map_err(|_| Errno::EINVAL)?;
+        let mut functions = self.functions.iter();
+        let function = functions.find(|function| function.bdf() == bdf);
+        function.ok_or(Errno::ENODEV)?.request();
+        Ok(Vec::new())
     }
 }
 
@@ -356,6 +355,7 @@ impl Engine for OpenRun {
     fn message(&self, kind: u32, body: &[u8]) -> Result<Vec<u8>, Errno> {
         match kind {
             kind::CHARGED => accounted::answer(&self.0, body),
+            kind::DEVICE_REQUESTED => self.0.requested(body),
             _ => Err(Errno::ENOTTY),
         }
     }

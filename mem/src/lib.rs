@@ -27,7 +27,6 @@ mod maps;
 mod moves;
 pub mod park;
 mod populate;
-pub mod quiet;
 mod raw;
 pub mod share;
 mod watch;

@@ -34,11 +34,11 @@ pub fn trials() -> Vec<Trial> {
     for name in ["iommufd", "iommufd_fail_nth"] {
         trials.push(trial(
             format!("the kernel's selftest {name} passes as on a real kernel"),
-            move || twice(name, false),
+            move || selftest(name, false),
         ));
         trials.push(trial(
             format!("the kernel's selftest {name} passes as an ordinary user, too"),
-            move || twice(name, true),
+            move || selftest(name, true),
         ));
     }
     trials
@@ -49,15 +49,6 @@ fn expected(name: &str) -> Result<Expected, Stop> {
     let mut all: BTreeMap<String, Expected> = toml::from_str(&text)?;
     all.remove(name)
         .ok_or_else(|| Stop::Fail(format!("selftests.toml has no {name}")))
-}
-
-/// The selftest unmaps memory and wants the hole to stay: once in a while a thread of the library is placed there at
-/// that moment (docs/selftests.md), so a failure counts when it comes twice.
-fn twice(name: &str, ordinary: bool) -> Outcome {
-    match selftest(name, ordinary) {
-        Err(Stop::Fail(_)) => selftest(name, ordinary),
-        ended => ended,
-    }
 }
 
 fn selftest(name: &str, ordinary: bool) -> Outcome {

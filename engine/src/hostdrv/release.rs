@@ -9,7 +9,8 @@ use swiommu_abi::Errno;
 
 use super::lock::{self, Lock};
 use super::{Host, damaged, group_lock, owner_lock, vfio_lock};
-use crate::notice::{self, Notice};
+use crate::machine::Bdf;
+use crate::service::{self, kind};
 
 /// How long the kernel waits before it asks again.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,7 +27,7 @@ impl Host {
         lock::remove(&self.run, &name);
         if let Some(mut in_use) = in_use {
             while !in_use.is_free() {
-                notice::send(&self.run, &Notice::Request(function.bdf));
+                self.request(function.bdf);
                 closed.wait(|| in_use.is_free());
             }
         }
@@ -43,6 +44,14 @@ impl Host {
                 .map_err(damaged)?;
         }
         Ok(())
+    }
+
+    /// Asks whoever has a function open to let it go. Who cannot be asked has ended.
+    fn request(&self, bdf: Bdf) {
+        let bdf = bdf.to_string();
+        for engine in service::processes(&self.run) {
+            let _ = service::ask(&self.run, engine, kind::DEVICE_REQUESTED, bdf.as_bytes());
+        }
     }
 
     /// Has its group no other function that is VFIO's?

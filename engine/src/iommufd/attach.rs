@@ -146,15 +146,7 @@ pub fn attach(
     pasid: u32,
     pt_id: u32,
 ) -> Result<u32, Errno> {
-    let how = How::Attach;
-    let change = Change {
-        context,
-        device,
-        id,
-        pasid,
-        how,
-    };
-    change.to(pt_id)
+    Change::new(How::Attach, context, device, id, pasid).to(pt_id)
 }
 
 /// Moves the device's whole group from the page table it goes through to another one. There is no moment at which it
@@ -169,15 +161,7 @@ pub fn replace(
     pasid: u32,
     pt_id: u32,
 ) -> Result<u32, Errno> {
-    let how = How::Replace;
-    let change = Change {
-        context,
-        device,
-        id,
-        pasid,
-        how,
-    };
-    change.to(pt_id)
+    Change::new(How::Replace, context, device, id, pasid).to(pt_id)
 }
 
 /// Detaches a device, if it is attached. With the last of its group the group is blocked.
@@ -251,7 +235,23 @@ impl Target for Pending<'_, '_> {
     }
 }
 
-impl Change<'_> {
+impl<'a> Change<'a> {
+    fn new(
+        how: How,
+        context: &'a Context,
+        device: &'a dyn Device,
+        id: u32,
+        pasid: u32,
+    ) -> Change<'a> {
+        Change {
+            context,
+            device,
+            id,
+            pasid,
+            how,
+        }
+    }
+
     fn to(&self, pt_id: u32) -> Result<u32, Errno> {
         let target = self.context.get_any(pt_id)?;
         let (id, old) = match target.kind() {
@@ -368,7 +368,7 @@ impl Change<'_> {
     }
 
     /// The page table whose address space must do without what the device reserves.
-    fn reserving<'a>(&self, table: &'a dyn Translation) -> Option<&'a Hwpt> {
+    fn reserving<'t>(&self, table: &'t dyn Translation) -> Option<&'t Hwpt> {
         table.paging().filter(|_| self.pasid == NO_PASID)
     }
 }

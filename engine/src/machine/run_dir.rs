@@ -6,7 +6,7 @@
 //! RUN/root/         the tree that clients see in place of parts of /sys and /dev
 //! RUN/locks/        who has what open, who changes the tree: see `hostdrv`
 //! RUN/drivers/      identities added to drivers by new_id
-//! RUN/notices/PID   the socket of an engine that wants to be told what other processes do
+//! RUN/engines/      PID.sock: the socket of an engine that others have something to ask: see `service`
 //! RUN/media/        the bytes of namespaces given by size=, sparse
 //! RUN/reports/      PID.alive: the library works in process PID; PID.jsonl: what it found, one JSON object a line;
 //!                   PID.selftest: what it found of this computer, when `swiommu doctor` asked

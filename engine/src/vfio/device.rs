@@ -182,7 +182,8 @@ impl DeviceFile {
             _ => return Err(Errno::ENOTTY),
         };
         if set.index == vfio::PCI_REQ_IRQ_INDEX {
-            self.run.listen();
+            // Any process may want the device back.
+            self.run.serve();
         }
         self.function
             .set_irqs(set.index, action, set.start, data, set.count)

@@ -9,6 +9,7 @@ pub mod memory;
 pub mod mock;
 pub mod nvme;
 pub mod pair;
+pub mod serving;
 pub mod vfio;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use swiommu_engine::machine::{
 use swiommu_mem::UserAddr;
 
 use memory::{address_of, client};
+use serving::Serving;
 
 /// The IOMMU models, each in each of its modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +157,7 @@ impl World {
         let path = run.0.path().to_str().expect("a path in UTF-8").to_owned();
         let engine = with_stderr(&said, || swiommu_engine::open_run(&path, options, client()))
             .expect("an engine");
+        Serving::attach(path.into(), &engine);
         World {
             inner: Arc::new(Inner {
                 run,

@@ -18,7 +18,7 @@ use swiommu_mem::fd::Hidden;
 
 use super::{registry, serve};
 use crate::lock::Quiet;
-use crate::{config, guard, signals};
+use crate::{config, guard};
 
 /// What a thread needs of the client's address space for its stack.
 const STACK: usize = 256 << 10;
@@ -85,9 +85,10 @@ pub fn start() -> bool {
     prepared
 }
 
+/// A thread of the engine's own: see `signals::threads`.
 fn spawn(work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
     let builder = Builder::new().name("swiommu".into()).stack_size(STACK);
-    signals::while_blocked(|| builder.spawn(move || guard::enter(work))).ok()
+    builder.spawn(work).ok()
 }
 
 /// Accepts until it is told to stop.

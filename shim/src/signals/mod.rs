@@ -38,7 +38,7 @@ pub mod threads;
 pub mod waits;
 
 pub use handler::{TrapHook, init, set_trap_hook};
-pub use thread::{Inside, enter, while_blocked, with_faults};
+pub use thread::{Inside, enter, with_faults};
 
 /// A set of signals: bit `n - 1` is signal `n`, as the kernel has it.
 type Set = u64;

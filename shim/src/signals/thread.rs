@@ -116,18 +116,6 @@ pub fn with_faults<T>(f: impl FnOnce() -> T) -> T {
     value
 }
 
-/// Runs `f` with the client's signals blocked, so that a thread it makes never takes one of them. libc's own two (it
-/// reaches every thread by them, for setuid and the like) stay, and our four.
-pub fn while_blocked<T>(f: impl FnOnce() -> T) -> T {
-    let libc_s = super::bit(32) | super::bit(33);
-    let old = kernel::sigprocmask(libc::SIG_SETMASK, Some(!(super::OURS | libc_s)));
-    let value = f();
-    if let Ok(old) = old {
-        let _ = kernel::sigprocmask(libc::SIG_SETMASK, Some(old));
-    }
-    value
-}
-
 /// Whether this thread is inside.
 pub(super) fn is_inside() -> bool {
     here(|thread| thread.depth.get() != 0)

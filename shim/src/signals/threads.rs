@@ -274,7 +274,7 @@ mod tests {
 
     extern "C-unwind" fn where_am_i(_: *mut c_void) -> *mut c_void {
         let local = 0u8;
-        (&raw const local).cast_mut().cast()
+        std::ptr::without_provenance_mut((&raw const local).addr())
     }
 
     /// Makes a thread of the engine's own.
