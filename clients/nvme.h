@@ -65,18 +65,31 @@ static inline void nvme_queue(struct nvme *n, struct nvme_queue *q, unsigned id,
 	q->phase = 1;
 }
 
-/* Runs one command and gives its status (type and code), or -1 when no completion came. */
-static inline int nvme_run(struct nvme *n, struct nvme_queue *q, struct nvme_command c, uint32_t *result)
+/* Submits one command and gives its id. */
+static inline uint16_t nvme_submit(struct nvme *n, struct nvme_queue *q, struct nvme_command c)
 {
 	uint16_t id = ++n->next_id;
-	volatile struct nvme_completion *done = &q->completions[q->head];
 
 	c.dword0 |= (uint32_t)id << 16;
 	q->commands[q->tail] = c;
 	q->tail = (q->tail + 1) % NVME_ENTRIES;
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	*q->tail_bell = q->tail;
-	for (unsigned i = 0; (done->status & 1) != q->phase; i++) {
+	return id;
+}
+
+/* Whether the queue's next completion has come. */
+static inline int nvme_done(const struct nvme_queue *q)
+{
+	return (q->completions[q->head].status & 1) == q->phase;
+}
+
+/* Waits for the completion of a command: its status (type and code), or -1 when none came. */
+static inline int nvme_collect(struct nvme_queue *q, uint16_t id, uint32_t *result)
+{
+	volatile struct nvme_completion *done = &q->completions[q->head];
+
+	for (unsigned i = 0; !nvme_done(q); i++) {
 		if (i == 5000)
 			return -1;
 		usleep(1000);
@@ -90,6 +103,12 @@ static inline int nvme_run(struct nvme *n, struct nvme_queue *q, struct nvme_com
 		q->phase ^= 1;
 	*q->head_bell = q->head;
 	return status;
+}
+
+/* Runs one command: its status, or -1. */
+static inline int nvme_run(struct nvme *n, struct nvme_queue *q, struct nvme_command c, uint32_t *result)
+{
+	return nvme_collect(q, nvme_submit(n, q, c), result);
 }
 
 /* Brings the controller up with its admin queue; 0 or -1. */

@@ -16,6 +16,8 @@ mod guest;
 mod host;
 #[path = "clients/machine.rs"]
 mod machine;
+#[path = "clients/migration.rs"]
+mod migration;
 #[path = "clients/monitor.rs"]
 mod monitor;
 #[path = "clients/processes.rs"]
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     trials.extend(qemu::trials());
     trials.extend(qemu_system::trials());
     trials.extend(descriptors::trials());
+    trials.extend(migration::trials());
     trials.extend(processes::trials());
     trials.extend(sriov::trials());
     trials.extend(vmm::trials());
