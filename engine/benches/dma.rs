@@ -3,6 +3,9 @@
 //! `cargo bench -p swiommu-engine --bench dma [-- --json] [-- --quick]`. Nanoseconds of thread CPU time per transfer;
 //! a row's contenders take turns, each figure is the median of their runs. Device addresses are contiguous, the pages
 //! behind them scattered over client memory; the floor knows where each page lies and copies page by page.
+//!
+//! A transfer of a command with a list, an NVMe command's pages, is one of [`LIST`] that the bus is given at once; `x1` is
+//! a transfer by itself.
 #![allow(unsafe_code, missing_docs)] // memcpy on raw memory
 
 #[path = "../../iommu/benches/page_table/clock.rs"]
@@ -15,11 +18,11 @@ use clock::{Contender, pin, race};
 use swiommu_engine::door::{Call, File, Files};
 use swiommu_engine::machine::Machine;
 use swiommu_engine::machine::options::Options;
-use swiommu_engine::pci::Bus;
 use swiommu_engine::pci::bus::Wires;
 use swiommu_engine::pci::config::Config;
 use swiommu_engine::pci::function::Function;
 use swiommu_engine::pci::irq::Irqs;
+use swiommu_engine::pci::{Bus, Span, Spans};
 use swiommu_engine::run::Run;
 use swiommu_engine::vfio::container::Container;
 use swiommu_iommu::{Domain, Iova, Pa, Prot};
@@ -31,6 +34,8 @@ const PAGE: u64 = 4096;
 const BASE: u64 = 1 << 32;
 /// Client memory.
 const MEMORY: u64 = 256 << 20;
+/// Pages of a command's list.
+const LIST: usize = 16;
 /// Offset of PCI's command register, and memory decoding with bus mastering.
 const COMMAND: (usize, [u8; 2]) = (4, [6, 0]);
 
@@ -134,42 +139,56 @@ fn plain(pages: &[u64], offset: u64, buffer: &mut [u8], write: bool) {
     }
 }
 
-fn through(wires: &mut Wires, offset: u64, buffer: &mut [u8], write: bool) {
-    let iova = BASE + offset;
-    let moved = if write {
-        wires.write(iova, black_box(buffer))
-    } else {
-        wires.read(iova, black_box(buffer))
+/// One command's transfers.
+fn through(wires: &mut Wires, spans: &[Span], buffer: &mut [u8], write: bool) {
+    let moved = match (spans, write) {
+        ([span], true) => wires.write(span.iova, black_box(buffer)),
+        ([span], false) => wires.read(span.iova, black_box(buffer)),
+        (list, true) => wires.scatter(Spans::all(list), black_box(buffer)),
+        (list, false) => wires.gather(Spans::all(list), black_box(buffer)),
     };
     moved.expect("the window is mapped");
 }
 
+/// Nanoseconds for each transfer of `bytes` bytes, of which a command has `list`.
 fn row(
     worlds: &mut [(&'static str, World)],
     pages: &[u64],
     window: u64,
-    bytes: u64,
+    (bytes, list): (u64, usize),
     write: bool,
 ) -> Vec<(&'static str, f64)> {
     let offsets = offsets(bytes, window);
+    let spans: Vec<Span> = offsets
+        .iter()
+        .map(|offset| Span {
+            iova: BASE + offset,
+            bytes,
+        })
+        .collect();
+    let all = bytes * list as u64;
     // Every contender's own side begins on a page, as a medium does: a copy's speed depends on it.
     let mut buffers: Vec<Vec<Page>> = (0..=worlds.len())
-        .map(|_| vec![Page([1; PAGE as usize]); bytes.div_ceil(PAGE) as usize])
+        .map(|_| vec![Page([1; PAGE as usize]); all.div_ceil(PAGE) as usize])
         .collect();
     let mut buffers = buffers
         .iter_mut()
-        .map(|pages| &mut pages.as_mut_bytes()[..bytes as usize]);
+        .map(|pages| &mut pages.as_mut_bytes()[..all as usize]);
     let first = buffers.next().expect("there is one at least");
     let mut contenders = vec![Contender::new("memcpy", |n| {
-        for i in 0..n as usize {
-            plain(pages, offsets[i % offsets.len()], first, write);
+        let commands = offsets.chunks_exact(list).cycle();
+        for command in commands.take((n as usize).div_ceil(list)) {
+            for (&offset, piece) in command.iter().zip(first.chunks_mut(bytes as usize)) {
+                plain(pages, offset, piece, write);
+            }
         }
     })];
     for ((name, world), buffer) in worlds.iter_mut().zip(buffers) {
-        let offsets = &offsets;
+        let spans = &spans;
         contenders.push(Contender::new(name, move |n| {
-            for i in 0..n as usize {
-                through(&mut world.wires, offsets[i % offsets.len()], buffer, write);
+            let commands = spans.chunks_exact(list).cycle();
+            for command in commands.take((n as usize).div_ceil(list)) {
+                through(&mut world.wires, command, buffer, write);
             }
         }));
     }
@@ -195,20 +214,26 @@ fn main() {
             ("swiommu dirty", World::new(false, client, count, place)),
         ];
         worlds[2].1.domain.set_dirty_tracking(true);
-        for bytes in [64, 4 << 10, 64 << 10, 1 << 20] {
+        for (bytes, list) in [
+            (64, 1),
+            (4 << 10, 1),
+            (4 << 10, LIST),
+            (64 << 10, 1),
+            (1 << 20, 1),
+        ] {
             for write in [true, false] {
                 let direction = if write { "write" } else { "read" };
-                let results = row(&mut worlds, &pages, window, bytes, write);
+                let results = row(&mut worlds, &pages, window, (bytes, list), write);
                 let floor = results[0].1;
                 for (contender, value) in results {
                     if !json {
                         println!(
-                            "{direction:<5} {bytes:>8} in {name:<7} {contender:<14} {value:>12.1} ns   {:>6.3} of memcpy",
+                            "{direction:<5} {bytes:>8} x{list:<2} in {name:<7} {contender:<14} {value:>12.1} ns   {:>6.3} of memcpy",
                             floor / value
                         );
                     }
                     fields.push(format!(
-                        "  \"{direction}/{bytes}/{name}/{contender}\": {value:.2}"
+                        "  \"{direction}/{bytes}x{list}/{name}/{contender}\": {value:.2}"
                     ));
                 }
             }

@@ -1,6 +1,6 @@
 //! A bus for tests: memory is an array, blocked ranges fail, everything else is written down.
 
-use crate::pci::{Bus, BusError, Doing, TransferError};
+use crate::pci::{Bus, BusError, Doing, Spans, TransferError};
 use std::ops::Range;
 use swiommu_mem::Mapping;
 
@@ -40,19 +40,31 @@ impl FakeBus {
             Ok(iova as usize..end as usize)
         }
     }
+
+    /// Shows `copy` the memory of each stretch, and which bytes of the transfer it is.
+    fn each(
+        &mut self,
+        spans: Spans<'_>,
+        mut copy: impl FnMut(&mut [u8], Range<usize>),
+    ) -> Result<(), BusError> {
+        let mut done = 0;
+        for span in spans {
+            let range = self.range(span.iova, span.bytes)?;
+            let past = done + range.len();
+            copy(&mut self.memory[range], done..past);
+            done = past;
+        }
+        Ok(())
+    }
 }
 
 impl Bus for FakeBus {
-    fn read(&mut self, iova: u64, to: &mut [u8]) -> Result<(), BusError> {
-        let range = self.range(iova, to.len() as u64)?;
-        to.copy_from_slice(&self.memory[range]);
-        Ok(())
+    fn gather(&mut self, from: Spans<'_>, to: &mut [u8]) -> Result<(), BusError> {
+        self.each(from, |memory, at| to[at].copy_from_slice(memory))
     }
 
-    fn write(&mut self, iova: u64, from: &[u8]) -> Result<(), BusError> {
-        let range = self.range(iova, from.len() as u64)?;
-        self.memory[range].copy_from_slice(from);
-        Ok(())
+    fn scatter(&mut self, to: Spans<'_>, from: &[u8]) -> Result<(), BusError> {
+        self.each(to, |memory, at| memory.copy_from_slice(&from[at]))
     }
 
     fn publish(&mut self, iova: u64, record: &[u8]) -> Result<(), BusError> {
@@ -65,27 +77,28 @@ impl Bus for FakeBus {
 
     fn write_from(
         &mut self,
-        iova: u64,
+        to: Spans<'_>,
         medium: &Mapping,
         offset: u64,
-        bytes: u64,
     ) -> Result<(), TransferError> {
-        let range = self.range(iova, bytes).map_err(|_| TransferError::Bus)?;
+        let mut data = vec![0; to.bytes() as usize];
         medium
-            .read(offset, &mut self.memory[range])
-            .map_err(|_| TransferError::Medium)
+            .read(offset, &mut data)
+            .map_err(|_| TransferError::Medium)?;
+        self.scatter(to, &data).map_err(|_| TransferError::Bus)
     }
 
     fn read_into(
         &mut self,
-        iova: u64,
+        from: Spans<'_>,
         medium: &Mapping,
         offset: u64,
-        bytes: u64,
     ) -> Result<(), TransferError> {
-        let range = self.range(iova, bytes).map_err(|_| TransferError::Bus)?;
+        let mut data = vec![0; from.bytes() as usize];
+        self.gather(from, &mut data)
+            .map_err(|_| TransferError::Bus)?;
         medium
-            .write(offset, &self.memory[range])
+            .write(offset, &data)
             .map_err(|_| TransferError::Medium)
     }
 

@@ -11,11 +11,14 @@ pub mod dma_log;
 pub mod function;
 pub mod irq;
 pub mod migration;
+pub mod spans;
 pub mod unmask;
 
 use std::os::fd::BorrowedFd;
 
 use swiommu_mem::Mapping;
+
+pub use spans::{Span, Spans};
 
 /// One base address register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -111,39 +114,44 @@ pub struct BusError;
 /// A function's way to memory and to interrupts, for the time of one call into the model.
 pub trait Bus {
     /// DMA read: memory at `iova` to `to`. On an error a prefix may have been read.
-    fn read(&mut self, iova: u64, to: &mut [u8]) -> Result<(), BusError>;
+    fn read(&mut self, iova: u64, to: &mut [u8]) -> Result<(), BusError> {
+        self.gather(Spans::one(iova, to.len() as u64), to)
+    }
     /// DMA write: `from` to memory at `iova`. On an error a prefix may have been written.
-    fn write(&mut self, iova: u64, from: &[u8]) -> Result<(), BusError>;
+    fn write(&mut self, iova: u64, from: &[u8]) -> Result<(), BusError> {
+        self.scatter(Spans::one(iova, from.len() as u64), from)
+    }
+    /// [`Bus::read`] from many places, as many bytes as `to` has.
+    fn gather(&mut self, from: Spans<'_>, to: &mut [u8]) -> Result<(), BusError>;
+    /// [`Bus::write`] to many places, as many bytes as `from` has.
+    fn scatter(&mut self, to: Spans<'_>, from: &[u8]) -> Result<(), BusError>;
     /// DMA write of one record whose last four bytes (the phase bit of an NVMe completion, a status word) become
     /// visible after all others. `iova` is 4-byte aligned, the record a multiple of 4 bytes.
     fn publish(&mut self, iova: u64, record: &[u8]) -> Result<(), BusError>;
     /// DMA write straight from a medium.
     fn write_from(
         &mut self,
-        iova: u64,
+        to: Spans<'_>,
         medium: &Mapping,
         offset: u64,
-        bytes: u64,
     ) -> Result<(), TransferError>;
     /// DMA read straight to a medium.
     fn read_into(
         &mut self,
-        iova: u64,
+        from: Spans<'_>,
         medium: &Mapping,
         offset: u64,
-        bytes: u64,
     ) -> Result<(), TransferError>;
     /// DMA read straight to an open file, from its byte `offset` on, in system calls that copy once. Returns how many
     /// bytes arrived: fewer than asked where this way is closed (memory that only copies of ours reach, a file
     /// that cannot be written), and the rest is to be moved by other means, which find out why.
     fn read_to_file(
         &mut self,
-        iova: u64,
+        from: Spans<'_>,
         file: BorrowedFd<'_>,
         offset: u64,
-        bytes: u64,
     ) -> Result<u64, BusError> {
-        let _ = (iova, file, offset, bytes);
+        let _ = (from, file, offset);
         Ok(0)
     }
     /// Message `vector` of MSI-X or MSI, whichever the client enabled. Nothing happens if neither is.

@@ -76,31 +76,50 @@ fn beside_floor(figures: &Figures, name: &str, contender: &str, required: Requir
 
 /// DMA through the engine beside memcpy to the same pages.
 pub fn dma(figures: &Figures) -> Result<Vec<Row>> {
+    /// Transfers of a command with a list.
+    const LIST: u32 = 16;
     let mut rows = Vec::new();
-    let mut row =
-        |direction: &str, bytes: u32, window: &str, contender: &str, required| -> Result<()> {
-            let name = format!("{direction}/{bytes}/{window}");
-            rows.push(Row::speed(
-                format!("DMA {direction} of {bytes} bytes in {window}, {contender}"),
-                figures.get(&format!("{name}/{contender}"))?,
-                ("memcpy by page", figures.get(&format!("{name}/memcpy"))?),
-                required,
-            ));
-            Ok(())
+    let mut row = |direction: &str,
+                   (bytes, list): (u32, u32),
+                   window: &str,
+                   contender: &str,
+                   required|
+     -> Result<()> {
+        let name = format!("{direction}/{bytes}x{list}/{window}");
+        let each = match list {
+            1 => String::new(),
+            list => format!(", {list} a command,"),
         };
-    for bytes in [4 << 10, 64 << 10, 1 << 20] {
-        row("write", bytes, "256MiB", "swiommu", Required::AtLeast(0.95))?;
+        rows.push(Row::speed(
+            format!("DMA {direction} of {bytes} bytes{each} in {window}, {contender}"),
+            figures.get(&format!("{name}/{contender}"))?,
+            ("memcpy by page", figures.get(&format!("{name}/memcpy"))?),
+            required,
+        ));
+        Ok(())
+    };
+    for size in [(4 << 10, LIST), (64 << 10, 1), (1 << 20, 1)] {
+        row("write", size, "256MiB", "swiommu", Required::AtLeast(0.95))?;
     }
     for window in ["1MiB", "256MiB"] {
-        for bytes in [64, 4 << 10, 64 << 10] {
-            row("read", bytes, window, "swiommu", Required::Nothing)?;
+        for size in [(64, 1), (4 << 10, 1), (4 << 10, LIST), (64 << 10, 1)] {
+            row("read", size, window, "swiommu", Required::Nothing)?;
         }
         for contender in ["swiommu iotlb", "swiommu dirty"] {
-            row("write", 4 << 10, window, contender, Required::Nothing)?;
+            for list in [1, LIST] {
+                row(
+                    "write",
+                    (4 << 10, list),
+                    window,
+                    contender,
+                    Required::Nothing,
+                )?;
+            }
         }
+        row("write", (4 << 10, 1), window, "swiommu", Required::Nothing)?;
     }
-    for bytes in [64, 4 << 10, 64 << 10] {
-        row("write", bytes, "1MiB", "swiommu", Required::Nothing)?;
+    for size in [(64, 1), (4 << 10, LIST), (64 << 10, 1)] {
+        row("write", size, "1MiB", "swiommu", Required::Nothing)?;
     }
     Ok(rows)
 }

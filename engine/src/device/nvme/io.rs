@@ -1,7 +1,7 @@
 //! NVM command set commands, section 6.
 
 use super::bits::{ALL_NAMESPACES, Done, Sqe, Status, io_op};
-use super::namespace::{Namespace, Source};
+use super::namespace::Namespace;
 use super::{MAX_TRANSFER_LG2, Nvme, Scratch};
 use crate::pci::{Bus, Doing};
 
@@ -86,18 +86,8 @@ impl Nvme {
         if sqe.dw(12) & FUA != 0 {
             self.namespaces[extent.namespace].write_back()?;
         }
-        let namespace = &self.namespaces[extent.namespace];
-        let mut offset = extent.offset;
-        prp.spans(
-            bus,
-            &mut self.scratch.list,
-            extent.bytes,
-            |bus, iova, bytes| {
-                namespace.read(bus, iova, offset, bytes)?;
-                offset += bytes;
-                Ok(())
-            },
-        )?;
+        let to = prp.spans(bus, &mut self.scratch.prp, extent.bytes)?;
+        self.namespaces[extent.namespace].read(bus, to, extent.offset)?;
         self.logs.read_commands += 1;
         self.logs.read_bytes += extent.bytes;
         Ok(())
@@ -115,41 +105,9 @@ impl Nvme {
         let fua = sqe.dw(12) & FUA != 0;
         let through = fua || !self.features.write_cache;
         self.writable(extent.namespace)?;
+        let from = prp.spans(bus, &mut self.scratch.prp, extent.bytes)?;
         let namespace = &mut self.namespaces[extent.namespace];
-        let Scratch { list, data, .. } = &mut *self.scratch;
-        let mut offset = extent.offset;
-        let block = 1 << namespace.block_lg2;
-        if prp.first % block == 0 {
-            // Pages are whole blocks then, and so is every span.
-            prp.spans(bus, list, extent.bytes, |bus, iova, bytes| {
-                namespace.write(Source::Dma(bus, iova), offset, bytes, through)?;
-                offset += bytes;
-                Ok(())
-            })?;
-        } else {
-            // A block may lie in two pages: gathered first.
-            let mut filled = 0;
-            prp.spans(bus, list, extent.bytes, |bus, mut iova, mut bytes| {
-                while bytes > 0 {
-                    let piece = bytes.min(block - filled);
-                    let to = &mut data[filled as usize..(filled + piece) as usize];
-                    bus.read(iova, to)
-                        .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
-                    (iova, bytes, filled) =
-                        (iova.wrapping_add(piece), bytes - piece, filled + piece);
-                    if filled == block {
-                        namespace.write(
-                            Source::Bytes(&data[..block as usize]),
-                            offset,
-                            block,
-                            through,
-                        )?;
-                        (offset, filled) = (offset + block, 0);
-                    }
-                }
-                Ok(())
-            })?;
-        }
+        namespace.write(bus, from, extent.offset, through)?;
         if fua {
             namespace.sync()?;
         }
@@ -174,22 +132,24 @@ impl Nvme {
         let extent = self.transfer(sqe)?;
         let prp = self.prp(bus, sqe)?;
         let namespace = &self.namespaces[extent.namespace];
-        let Scratch { list, data, other } = &mut *self.scratch;
-        let mut offset = extent.offset;
-        prp.spans(bus, list, extent.bytes, |bus, mut iova, mut bytes| {
-            while bytes > 0 {
-                let piece = bytes.min(data.len() as u64);
-                let (theirs, ours) = (&mut data[..piece as usize], &mut other[..piece as usize]);
-                bus.read(iova, theirs)
-                    .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
-                namespace.peek(offset, ours)?;
-                if theirs != ours {
-                    return Err(Status::COMPARE_FAILURE);
-                }
-                (iova, bytes, offset) = (iova.wrapping_add(piece), bytes - piece, offset + piece);
+        let Scratch {
+            prp: room,
+            data,
+            other,
+        } = &mut *self.scratch;
+        let from = prp.spans(bus, room, extent.bytes)?;
+        let mut done = 0;
+        while done < extent.bytes {
+            let piece = (extent.bytes - done).min(data.len() as u64);
+            let (theirs, ours) = (&mut data[..piece as usize], &mut other[..piece as usize]);
+            bus.gather(from.part(done, piece), theirs)
+                .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+            namespace.peek(extent.offset + done, ours)?;
+            if theirs != ours {
+                return Err(Status::COMPARE_FAILURE);
             }
-            Ok(())
-        })?;
+            done += piece;
+        }
         self.logs.read_commands += 1;
         Ok(())
     }

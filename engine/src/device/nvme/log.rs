@@ -186,27 +186,28 @@ impl Nvme {
     }
 
     /// Sends the scratch page from `from` on, and zeroes beyond its end.
-    fn send_page(&mut self, bus: &mut dyn Bus, sqe: &Sqe, mut from: usize, bytes: u64) -> Done {
+    fn send_page(&mut self, bus: &mut dyn Bus, sqe: &Sqe, from: usize, bytes: u64) -> Done {
         let prp = self.prp(bus, sqe)?;
-        let super::Scratch { list, data, other } = &mut *self.scratch;
+        let super::Scratch {
+            prp: room,
+            data,
+            other,
+        } = &mut *self.scratch;
+        let to = prp.spans(bus, room, bytes)?;
         other.fill(0);
-        prp.spans(bus, list, bytes, |bus, mut iova, mut span| {
-            while span > 0 {
-                let source = if from < data.len() {
-                    &data[from..]
-                } else {
-                    &other[..]
-                };
-                let piece = (source.len() as u64).min(span);
-                bus.write(iova, &source[..piece as usize])
-                    .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
-                (iova, span, from) = (
-                    iova.wrapping_add(piece),
-                    span - piece,
-                    from + piece as usize,
-                );
-            }
-            Ok(())
-        })
+        let mut done = 0;
+        while done < bytes {
+            let source = data.get(from + done as usize..).unwrap_or_default();
+            let source = if source.is_empty() {
+                &other[..]
+            } else {
+                source
+            };
+            let piece = (bytes - done).min(source.len() as u64);
+            bus.scatter(to.part(done, piece), &source[..piece as usize])
+                .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+            done += piece;
+        }
+        Ok(())
     }
 }

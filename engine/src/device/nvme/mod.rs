@@ -33,7 +33,7 @@ use feature::Features;
 use log::Logs;
 use medium::Medium;
 use namespace::Namespace;
-use prp::{LIST_BYTES, Prp};
+use prp::{Prp, Room};
 use queue::{CompletionQueue, SubmissionQueue};
 use registers::Registers;
 use swiommu_abi::Errno;
@@ -98,7 +98,7 @@ impl Place {
 /// Buffers of one command.
 #[derive(Debug)]
 struct Scratch {
-    list: [u8; LIST_BYTES],
+    prp: Room,
     data: [u8; 4096],
     other: [u8; 4096],
 }
@@ -158,7 +158,7 @@ impl Nvme {
             events: Events::default(),
             logs: Logs::default(),
             scratch: Box::new(Scratch {
-                list: [0; LIST_BYTES],
+                prp: Room::new(),
                 data: [0; 4096],
                 other: [0; 4096],
             }),
@@ -198,27 +198,23 @@ impl Nvme {
     /// Sends `bytes` bytes of the scratch buffer to the command's data pointer.
     fn send(&mut self, bus: &mut dyn Bus, sqe: &Sqe, bytes: usize) -> Done {
         let prp = self.prp(bus, sqe)?;
-        let Scratch { list, data, .. } = &mut *self.scratch;
-        let mut done = 0;
-        prp.spans(bus, list, bytes as u64, |bus, iova, span| {
-            let piece = &data[done..done + span as usize];
-            done += span as usize;
-            bus.write(iova, piece)
-                .map_err(|_| Status::DATA_TRANSFER_ERROR)
-        })
+        let Scratch {
+            prp: room, data, ..
+        } = &mut *self.scratch;
+        let to = prp.spans(bus, room, bytes as u64)?;
+        bus.scatter(to, &data[..bytes])
+            .map_err(|_| Status::DATA_TRANSFER_ERROR)
     }
 
     /// Fetches `bytes` bytes from the command's data pointer into the scratch buffer.
     fn receive(&mut self, bus: &mut dyn Bus, sqe: &Sqe, bytes: usize) -> Done {
         let prp = self.prp(bus, sqe)?;
-        let Scratch { list, data, .. } = &mut *self.scratch;
-        let mut done = 0;
-        prp.spans(bus, list, bytes as u64, |bus, iova, span| {
-            let piece = &mut data[done..done + span as usize];
-            done += span as usize;
-            bus.read(iova, piece)
-                .map_err(|_| Status::DATA_TRANSFER_ERROR)
-        })
+        let Scratch {
+            prp: room, data, ..
+        } = &mut *self.scratch;
+        let from = prp.spans(bus, room, bytes as u64)?;
+        bus.gather(from, &mut data[..bytes])
+            .map_err(|_| Status::DATA_TRANSFER_ERROR)
     }
 
     /// Writes all caches back and asks the host to keep the media.

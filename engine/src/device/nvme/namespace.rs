@@ -5,21 +5,13 @@
 use super::bits::{Done, Status};
 use super::cache::{Cache, Dice, LINE, Place, Slot};
 use super::medium::{CALL_LEAST, Medium, MediumError};
-use crate::pci::{Bus, TransferError};
+use crate::pci::{Bus, Spans, TransferError};
 
 /// Of a line's whole writes that miss the cache, one in this many is cached; the others go to the medium at once. A real
 /// cache may do either; this keeps long sequential writes at one copy and still leaves some of them volatile.
 const CACHE_ONE_IN: u64 = 64;
 /// After one write in this many, a line drawn at random is written back.
 const EVICT_ONE_IN: u64 = 64;
-
-/// Where the data of a write comes from.
-pub(super) enum Source<'a> {
-    /// Client memory.
-    Dma(&'a mut dyn Bus, u64),
-    /// Gathered already.
-    Bytes(&'a [u8]),
-}
 
 #[derive(Debug)]
 pub(super) struct Namespace {
@@ -66,17 +58,16 @@ impl Namespace {
         }
     }
 
-    /// Moves `bytes` at `offset` to client memory.
-    pub fn read(&self, bus: &mut dyn Bus, iova: u64, offset: u64, bytes: u64) -> Done {
+    /// Moves what is at `offset` to client memory.
+    pub fn read(&self, bus: &mut dyn Bus, to: Spans<'_>, offset: u64) -> Done {
         let mut done = 0;
-        while done < bytes {
-            let at = iova.wrapping_add(done);
-            let (moved, piece) = match self.cached(offset + done, bytes - done) {
-                (piece, Some(data)) => (bus.write(at, data).map_err(|_| TransferError::Bus), piece),
-                (piece, None) => (
-                    bus.write_from(at, self.medium.source(), offset + done, piece),
-                    piece,
-                ),
+        while done < to.bytes() {
+            let at = offset + done;
+            let (piece, cached) = self.cached(at, to.bytes() - done);
+            let to = to.part(done, piece);
+            let moved = match cached {
+                Some(data) => bus.scatter(to, data).map_err(|_| TransferError::Bus),
+                None => bus.write_from(to, self.medium.source(), at),
             };
             moved.map_err(|e| transfer_status(e, Status::UNRECOVERED_READ_ERROR))?;
             done += piece;
@@ -122,10 +113,17 @@ impl Namespace {
     }
 
     /// Writes whole blocks. `through`: to the medium, before it returns.
-    pub fn write(&mut self, mut from: Source<'_>, offset: u64, bytes: u64, through: bool) -> Done {
+    pub fn write(
+        &mut self,
+        bus: &mut dyn Bus,
+        from: Spans<'_>,
+        offset: u64,
+        through: bool,
+    ) -> Done {
+        let bytes = from.bytes();
         debug_assert!((offset | bytes).trailing_zeros() >= self.block_lg2);
         if through || self.cache.is_none() {
-            self.write_medium(&mut from, 0, offset, bytes)?;
+            self.write_medium(bus, from, offset)?;
             if let Some(cache) = &mut self.cache {
                 cache.forget(offset, bytes);
             }
@@ -138,15 +136,16 @@ impl Namespace {
             let piece = (LINE - at % LINE).min(bytes - done);
             match self.slot_for(at, piece)? {
                 Some(slot) => {
-                    self.write_medium(&mut from, done - direct, at - direct, direct)?;
+                    self.write_medium(bus, from.part(done - direct, direct), at - direct)?;
                     direct = 0;
-                    self.write_cache(slot, &mut from, done, at, piece)?;
+                    self.write_cache(slot, bus, from.part(done, piece), at)?;
                 }
                 None => direct += piece,
             }
             done += piece;
         }
-        self.write_medium(&mut from, done - direct, offset + done - direct, direct)?;
+        let from = from.part(done - direct, direct);
+        self.write_medium(bus, from, offset + done - direct)?;
         self.evict_by_chance()
     }
 
@@ -173,67 +172,51 @@ impl Namespace {
         }
     }
 
-    fn write_cache(
-        &mut self,
-        slot: Slot,
-        from: &mut Source<'_>,
-        done: u64,
-        at: u64,
-        bytes: u64,
-    ) -> Done {
+    fn write_cache(&mut self, slot: Slot, bus: &mut dyn Bus, from: Spans<'_>, at: u64) -> Done {
         let cache = self.cache.as_mut().expect("a slot is of a cache");
-        let line = cache.bytes_mut(slot, at, bytes);
-        let moved = match from {
-            Source::Dma(bus, iova) => bus.read(iova.wrapping_add(done), line),
-            Source::Bytes(data) => {
-                line.copy_from_slice(&data[done as usize..(done + bytes) as usize]);
+        match bus.gather(from, cache.bytes_mut(slot, at, from.bytes())) {
+            Ok(()) => {
+                cache.mark(slot, at, from.bytes());
                 Ok(())
             }
-        };
-        match moved {
-            Ok(()) => cache.mark(slot, at, bytes),
-            Err(_) => cache.release_if_clean(slot),
+            Err(_) => {
+                cache.release_if_clean(slot);
+                Err(Status::DATA_TRANSFER_ERROR)
+            }
         }
-        moved.map_err(|_| Status::DATA_TRANSFER_ERROR)
     }
 
-    fn write_medium(&mut self, from: &mut Source<'_>, done: u64, at: u64, bytes: u64) -> Done {
+    fn write_medium(&mut self, bus: &mut dyn Bus, from: Spans<'_>, at: u64) -> Done {
+        let bytes = from.bytes();
         if bytes == 0 {
             return Ok(());
         }
-        match from {
-            Source::Dma(bus, iova) if bytes < CALL_LEAST => {
-                let iova = iova.wrapping_add(done);
-                bus.read_into(iova, self.medium.target(), at, bytes)
-                    .map_err(|e| transfer_status(e, Status::WRITE_FAULT))
-            }
-            Source::Dma(bus, iova) => {
-                let iova = iova.wrapping_add(done);
-                let done = match self.medium.target_file(at + bytes) {
-                    Some(file) => bus.read_to_file(iova, file, at, bytes),
-                    None => Ok(0),
-                };
-                let done = done.map_err(|_| Status::DATA_TRANSFER_ERROR)?;
-                self.bounce(*bus, iova.wrapping_add(done), at + done, bytes - done)
-            }
-            Source::Bytes(data) => {
-                let data = &data[done as usize..(done + bytes) as usize];
-                self.medium.write(at, data).map_err(|_| Status::WRITE_FAULT)
-            }
+        if bytes < CALL_LEAST {
+            return bus
+                .read_into(from, self.medium.target(), at)
+                .map_err(|e| transfer_status(e, Status::WRITE_FAULT));
         }
+        let done = match self.medium.target_file(at + bytes) {
+            Some(file) => bus
+                .read_to_file(from, file, at)
+                .map_err(|_| Status::DATA_TRANSFER_ERROR)?,
+            None => 0,
+        };
+        self.bounce(bus, from.part(done, bytes - done), at + done)
     }
 
     /// A long write that the kernel cannot take from client memory: through a buffer that stays in the processor's cache.
-    fn bounce(&mut self, bus: &mut dyn Bus, iova: u64, at: u64, bytes: u64) -> Done {
+    fn bounce(&mut self, bus: &mut dyn Bus, from: Spans<'_>, at: u64) -> Done {
         let mut done = 0;
-        while done < bytes {
-            let piece = &mut self.bounce[..(bytes - done).min(LINE) as usize];
-            bus.read(iova.wrapping_add(done), piece)
+        while done < from.bytes() {
+            let bytes = (from.bytes() - done).min(LINE);
+            let piece = &mut self.bounce[..bytes as usize];
+            bus.gather(from.part(done, bytes), piece)
                 .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
             self.medium
                 .write(at + done, piece)
                 .map_err(|_| Status::WRITE_FAULT)?;
-            done += piece.len() as u64;
+            done += bytes;
         }
         Ok(())
     }
