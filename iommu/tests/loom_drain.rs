@@ -21,18 +21,32 @@ struct World {
 
 impl World {
     fn new() -> Arc<Self> {
+        World::beside(&Drain::new())
+    }
+
+    /// A page behind a drain that others share.
+    fn beside(drain: &std::sync::Arc<Drain>) -> Arc<Self> {
         Arc::new(World {
             entry: AtomicBool::new(true),
             page: UnsafeCell::new(0),
-            drain: Drain::new(),
+            drain: std::sync::Arc::clone(drain),
         })
+    }
+
+    /// Whether the page is mapped.
+    fn translate(&self) -> bool {
+        self.entry.load(Ordering::Relaxed)
+    }
+
+    fn access(&self) {
+        self.page.with(|_| ());
     }
 
     /// One session that accesses the page if it is mapped.
     fn dma(&self, seat: &mut Seat) {
         seat.announce();
-        if self.entry.load(Ordering::Relaxed) {
-            self.page.with(|_| ());
+        if self.translate() {
+            self.access();
         }
         seat.take_back();
     }
@@ -118,6 +132,60 @@ fn a_thread_that_unmaps_inside_its_own_session_does_not_wait_for_itself() {
         world.unmap_and_reuse();
         mine.take_back();
         device.join().unwrap();
+    });
+}
+
+/// A list of two pages, as the bus moves it: one announcement, and a page is translated before the one in front of it is
+/// accessed. `second` says whether the second is accessed, from what its translation said then.
+fn list(second: fn(&mut Seat, &World, bool) -> bool) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        let drain = Drain::new();
+        let pages = [World::beside(&drain), World::beside(&drain)];
+        let mut seat = drain.seat();
+        let device = thread::spawn({
+            let pages = pages.clone();
+            move || {
+                seat.announce();
+                let ahead = [pages[0].translate(), pages[1].translate()];
+                if ahead[0] {
+                    pages[0].access();
+                }
+                if second(&mut seat, &pages[1], ahead[1]) {
+                    pages[1].access();
+                }
+                seat.take_back();
+            }
+        });
+        pages[1].unmap_and_reuse();
+        pages[0].unmap_and_reuse();
+        device.join().unwrap();
+    });
+}
+
+#[test]
+fn what_a_session_translated_ahead_holds_until_the_session_ends() {
+    list(|_, _, ahead| ahead);
+}
+
+#[test]
+fn after_a_session_was_given_back_the_rest_is_translated_once_more() {
+    list(|seat, page, _| {
+        seat.take_back();
+        seat.announce();
+        page.translate()
+    });
+}
+
+/// The negative twin: what was translated ahead must not outlive its session.
+#[test]
+#[should_panic]
+fn a_translation_kept_beyond_its_session_lands_after_the_unmap() {
+    list(|seat, _, ahead| {
+        seat.take_back();
+        seat.announce();
+        ahead
     });
 }
 

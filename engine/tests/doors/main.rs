@@ -28,6 +28,7 @@ mod noiommu;
 mod ownership;
 mod pins;
 mod reports;
+mod scatter;
 mod space;
 mod sriov;
 mod stages;
