@@ -286,6 +286,10 @@ fn hardware_information_is_cut_to_the_room_and_the_rest_is_zeroed() {
         assert_eq!((info.data_type, info.data_len), (kind, size));
         assert_ne!(info.out_capabilities & iommufd::HW_CAP_DIRTY_TRACKING, 0);
         assert!(whole[size as usize..].iter().all(|byte| *byte == 0));
+        if model == Model::Scalable {
+            let flags = iommufd::HW_INFO_VTD_ERRATA_772415_SPR17;
+            assert_eq!(whole[..4], flags.to_ne_bytes());
+        }
         let (info, part) = ask(8, 0, 0).unwrap();
         assert_eq!(info.data_len, size, "what there is, not what was told");
         assert_eq!((&part[..8], &part[8..]), (&whole[..8], &[0xff; 24][..]));

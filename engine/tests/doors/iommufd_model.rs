@@ -4,22 +4,22 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::TestRunner;
 use swiommu_abi::{Errno, iommufd, vfio};
 
+use crate::model_space::{END, P, Slice, Space, cases};
 use crate::support::iommufd::{ANYWHERE, FIXED, Iommu};
 use crate::support::memory::Memory;
+use crate::support::vfio::RW;
 use crate::support::{Model, World, machine};
 
-const P: u64 = 4096;
 /// Pages of client memory; sources beyond are a hole.
 const PAGES: u64 = 12;
 /// Device pages that are tried by number.
 const IOVAS: u64 = 26;
 /// Where they begin: below a boundary of large pages.
 const AT: u64 = 0x4000_0000 - 8 * P;
-/// The last address behind the models' page tables.
-const END: u64 = (1 << 48) - 1;
+const READ: u32 = vfio::DMA_MAP_FLAG_READ;
 const RO: u32 = iommufd::IOAS_MAP_READABLE;
 
 /// The device page of a number: the last two lie at the end of what a page table translates, and beyond.
@@ -111,112 +111,6 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A mapping of the model.
-#[derive(Clone, Debug)]
-struct Area {
-    last: u64,
-    /// Client address of the first byte.
-    va: u64,
-    /// The memory may be written.
-    writable: bool,
-}
-
-#[derive(Default)]
-struct Space {
-    areas: BTreeMap<u64, Area>,
-    hwpts: Vec<u32>,
-    allowed: Option<(u64, u64)>,
-    small_pages: bool,
-}
-
-impl Space {
-    fn end(&self) -> u64 {
-        if self.hwpts.is_empty() { u64::MAX } else { END }
-    }
-
-    fn is_free(&self, first: u64, last: u64) -> bool {
-        let meets = |(at, area): (&u64, &Area)| *at <= last && first <= area.last;
-        !self.areas.iter().any(meets)
-    }
-
-    /// Where a mapping goes, or why it does not.
-    fn place(&self, at: Option<u64>, source: u64, bytes: u64) -> Result<u64, Errno> {
-        if let Some(at) = at {
-            let last = at + (bytes - 1);
-            if last > self.end() {
-                return Err(Errno::EINVAL);
-            }
-            return if self.is_free(at, last) {
-                Ok(at)
-            } else {
-                Err(Errno::EEXIST)
-            };
-        }
-        let step = bytes.next_power_of_two().min(1 << source.trailing_zeros());
-        let step = step.min(2 << 20);
-        let (first, last) = self.allowed.unwrap_or((P, u64::MAX - P));
-        let last = last.min(self.end());
-        let mut at = first.next_multiple_of(step);
-        while at < last && last - at >= bytes - 1 {
-            if self.is_free(at, at + (bytes - 1)) {
-                return Ok(at);
-            }
-            at += step;
-        }
-        Err(Errno::ENOSPC)
-    }
-
-    /// The slices that lie behind a range without a hole.
-    fn slices(&self, first: u64, last: u64) -> Option<Vec<(u64, u64, bool)>> {
-        let (mut at, mut slices) = (first, Vec::new());
-        loop {
-            let (begin, area) = self.areas.range(..=at).next_back()?;
-            if area.last < at {
-                return None;
-            }
-            let to = area.last.min(last);
-            slices.push((area.va + (at - begin), to - at + 1, area.writable));
-            if to == last {
-                return Some(slices);
-            }
-            at = to + 1;
-        }
-    }
-
-    /// Unmaps what lies in a range until something is in the way.
-    fn unmap(&mut self, first: u64, last: u64) -> (u64, Result<(), Errno>) {
-        let hit: Vec<(u64, u64)> = self
-            .areas
-            .iter()
-            .filter(|(at, area)| **at <= last && first <= area.last)
-            .map(|(at, area)| (*at, area.last))
-            .collect();
-        let mut bytes = 0;
-        for (at, to) in hit {
-            if at < first || to > last {
-                return (bytes, Err(Errno::ENOENT));
-            }
-            self.areas.remove(&at);
-            bytes += to - at + 1;
-        }
-        (bytes, Ok(()))
-    }
-
-    fn cut(&mut self, at: u64) {
-        let Some((&first, area)) = self.areas.range(..=at).next_back() else {
-            return;
-        };
-        if area.last <= at {
-            return;
-        }
-        let (mut left, mut right) = (area.clone(), area.clone());
-        left.last = at;
-        right.va += at + 1 - first;
-        self.areas.insert(first, left);
-        self.areas.insert(at + 1, right);
-    }
-}
-
 /// The engine and the model side by side.
 struct Pair {
     iommu: Iommu,
@@ -253,8 +147,9 @@ impl Pair {
         areas.iter().nth(nth).map(|(at, area)| (*at, area.last))
     }
 
-    fn is_hole(&self, va: u64, bytes: u64) -> bool {
-        va + bytes > self.memory.base() + PAGES * P
+    /// Where client memory ends.
+    fn hole(&self) -> u64 {
+        self.memory.base() + PAGES * P
     }
 
     /// Maps slices in the model: where, or why not.
@@ -262,37 +157,19 @@ impl Pair {
         &mut self,
         ioas: u32,
         at: Option<u64>,
-        slices: &[(u64, u64, bool)],
+        slices: &[Slice],
         writable: bool,
     ) -> Result<u64, Errno> {
-        let bytes = slices.iter().map(|slice| slice.1).sum();
-        let space = &self.spaces[&ioas];
-        let first = space.place(at, slices[0].0, bytes)?;
-        if writable && slices.iter().any(|slice| !slice.2) {
-            return Err(Errno::EPERM);
-        }
-        let filled = !space.hwpts.is_empty();
-        if filled && slices.iter().any(|&(va, bytes, _)| self.is_hole(va, bytes)) {
-            return Err(Errno::EFAULT);
-        }
-        let mut at = first;
+        let (prot, hole) = (if writable { RW } else { READ }, self.hole());
         let space = self.spaces.get_mut(&ioas).expect("it exists");
-        for &(va, bytes, writable) in slices {
-            let last = at + (bytes - 1);
-            space.areas.insert(at, Area { last, va, writable });
-            at = last.wrapping_add(1);
-        }
-        Ok(first)
+        space.insert(at, slices, prot, hole)
     }
 
     fn make_hwpt(&mut self, ioas: u32) {
         let space = &self.spaces[&ioas];
         let beyond = space.areas.values().any(|area| area.last > END);
         let kept = space.allowed.is_some_and(|(_, last)| last > END);
-        let hole = space
-            .areas
-            .iter()
-            .any(|(at, area)| self.is_hole(area.va, area.last - at + 1));
+        let hole = space.reaches(self.hole());
         let expected = match () {
             () if beyond || kept => Err(Errno::EADDRINUSE),
             () if hole => Err(Errno::EFAULT),
@@ -535,19 +412,8 @@ fn flags(at: Option<u64>, writable: bool) -> u32 {
 }
 
 fn behaves_like_the_model(model: Model) {
-    let asked = Config::default();
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() {
-        asked.cases
-    } else {
-        100
-    };
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        ..asked
-    };
     let steps = proptest::collection::vec(step(), 1..40);
-    TestRunner::new(config)
+    TestRunner::new(cases(100))
         .run(&steps, |steps| {
             let mut pair = Pair::new(model);
             for step in &steps {

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod both_doors;
 mod cdev;
 mod change_process;
 mod device;
@@ -23,6 +24,7 @@ mod irq;
 mod migration;
 mod mock;
 mod model;
+mod model_space;
 mod nesting;
 mod noiommu;
 mod ownership;

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::TestRunner;
 use swiommu_abi::vfio::{DMA_MAP_FLAG_READ as READ, DMA_MAP_FLAG_WRITE as WRITE};
 
+use crate::model_space::cases;
 use crate::support::Model;
 use crate::support::edu::{self, Rig};
 use crate::support::memory::Memory;
@@ -259,19 +260,8 @@ impl Pair {
 }
 
 fn behaves_like_the_model(model: Model) {
-    let asked = Config::default();
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() {
-        asked.cases
-    } else {
-        60
-    };
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        ..asked
-    };
     let steps = proptest::collection::vec(step(), 1..40);
-    TestRunner::new(config)
+    TestRunner::new(cases(60))
         .run(&steps, |steps| {
             let mut pair = Pair {
                 rig: Rig::new(model),
