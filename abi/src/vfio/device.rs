@@ -88,6 +88,15 @@ plain! {
     }
 }
 
+/// `VFIO_PCI_HOT_RESET_FLAG_DEV_ID`: devices are named by their ids in the iommufd.
+pub const PCI_HOT_RESET_FLAG_DEV_ID: u32 = 1 << 0;
+/// `VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED`: all of them are owned by the iommufd.
+pub const PCI_HOT_RESET_FLAG_DEV_ID_OWNED: u32 = 1 << 1;
+/// `VFIO_PCI_DEVID_OWNED`: the iommufd has no such device, but one of the same group.
+pub const PCI_DEVID_OWNED: i32 = 0;
+/// `VFIO_PCI_DEVID_NOT_OWNED`: the device is somebody else's.
+pub const PCI_DEVID_NOT_OWNED: i32 = -1;
+
 plain! {
     /// `struct vfio_pci_hot_reset_info`, without its devices.
     pub struct HotResetInfo {
@@ -103,8 +112,8 @@ plain! {
 plain! {
     /// `struct vfio_pci_dependent_device`
     pub struct DependentDevice {
-        /// Group of the device.
-        group_id: u32,
+        /// `group_id`: the number of its group, or with `VFIO_PCI_HOT_RESET_FLAG_DEV_ID` `devid`: its id in the iommufd.
+        id: u32,
         /// PCI segment.
         segment: u16,
         /// Bus number.

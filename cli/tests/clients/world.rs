@@ -134,7 +134,7 @@ pub fn compiled(name: &str, options: &[&str]) -> Result<PathBuf, Stop> {
     let out = directory.join(format!("{}{}", name.replace('/', "-"), options.concat()));
     let source = project("clients").join(format!("{name}.c"));
     if newer(&out, &source)
-        && ["client.h", "edu.h", "nvme.h"]
+        && ["client.h", "edu.h", "hot_reset.h", "iommufd.h", "nvme.h"]
             .iter()
             .all(|h| newer(&out, &project("clients").join(h)))
     {

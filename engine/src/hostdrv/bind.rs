@@ -84,8 +84,8 @@ impl Host {
     /// Binds a function to a driver (`really_probe`). The caller holds the function's lock.
     ///
     /// # Errors
-    /// EBUSY when it is bound already, or when the driver would do DMA of its own in a group whose DMA belongs to a
-    /// client: the function stays without a driver.
+    /// EBUSY when it is bound already, when the driver would do DMA of its own in a group whose DMA belongs to a client, or
+    /// when VFIO would get a physical function that has virtual ones: the function stays without a driver.
     pub(super) fn probe(&self, driver: &DriverConfig, index: usize) -> Result<(), Errno> {
         let function = &self.functions[index];
         if !self.exists(index) {
@@ -100,6 +100,9 @@ impl Host {
             // whoever claims the group takes `host` first, so it stays free until the link is made
             false => Some(Lock::try_now(&self.run, &owner_lock(function.group))?),
         };
+        if driver.vfio && self.numvfs(index) > 0 {
+            return Err(Errno::EBUSY);
+        }
         self.tree.bind(function, &driver.name).map_err(damaged)?;
         if driver.vfio {
             make_available(&self.run, function.bdf, function.group)?;

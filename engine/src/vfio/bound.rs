@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use swiommu_abi::{Errno, iommufd};
+use swiommu_abi::{Errno, iommufd, vfio};
 use swiommu_iommu::StreamId;
 use zerocopy::IntoBytes;
 
@@ -234,6 +234,24 @@ impl Binding {
     /// The device's object.
     pub fn id(&self) -> u32 {
         self.device().id()
+    }
+
+    /// What a hot reset calls a function towards this iommufd (`vfio_iommufd_get_dev_id`): the id it is bound with, or
+    /// `PCI_DEVID_OWNED` for another function of a group it has a device of, or `PCI_DEVID_NOT_OWNED`.
+    pub fn devid(&self, function: &Function) -> i32 {
+        let devices = self.context.all::<BoundDevice>();
+        let is_meant = |device: &&Ref<BoundDevice>| device.function.index() == function.index();
+        if let Some(device) = devices.iter().find(is_meant) {
+            return device.id() as i32;
+        }
+        let group = function.config().group;
+        match devices
+            .iter()
+            .any(|device| device.function.config().group == group)
+        {
+            true => vfio::PCI_DEVID_OWNED,
+            false => vfio::PCI_DEVID_NOT_OWNED,
+        }
     }
 
     /// Attaches the device, or moves it if it is attached. Answers the page table's id.

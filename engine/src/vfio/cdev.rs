@@ -94,7 +94,7 @@ impl CdevFile {
         };
         let binding = Binding::new(&self.run, context.context(), group, &self.function)?;
         let binding = Arc::new(binding);
-        let user = User::Iommufd(binding.clone());
+        let user = User::Node(binding.clone());
         let held = (self.run.hold(&self.function)?, admitted);
         let (_, device) =
             DeviceFile::open(&self.run, &self.function, user, held, binding.clone(), call)?;

@@ -32,8 +32,10 @@ pub struct DeviceFile {
 pub enum User {
     /// A group in a container.
     Group(Arc<GroupFile>),
-    /// A binding to an iommufd, by the device's own node or by a group.
+    /// A binding to an iommufd, which a group has for its container.
     Iommufd(Arc<Binding>),
+    /// A binding to an iommufd, by the device's own node.
+    Node(Arc<Binding>),
 }
 
 impl DeviceFile {
@@ -59,11 +61,11 @@ impl DeviceFile {
         Ok((object, file))
     }
 
-    /// The binding to an iommufd, if that is how it is open.
-    pub fn binding(&self) -> Option<&Arc<Binding>> {
+    /// The binding to an iommufd, if it is open by the device's own node (`vfio_device_cdev_opened`).
+    pub(super) fn node(&self) -> Option<&Binding> {
         match &self.user {
-            User::Group(_) => None,
-            User::Iommufd(binding) => Some(binding),
+            User::Group(_) | User::Iommufd(_) => None,
+            User::Node(binding) => Some(binding),
         }
     }
 
@@ -266,10 +268,8 @@ impl File for DeviceFile {
             vfio::DEVICE_GET_IRQ_INFO => self.get_irq_info(call, arg),
             vfio::DEVICE_SET_IRQS => self.set_irqs(call, arg),
             vfio::DEVICE_RESET => self.reset(),
-            vfio::DEVICE_GET_PCI_HOT_RESET_INFO => {
-                hot_reset::info(&self.run, &self.function, call, arg)
-            }
-            vfio::DEVICE_PCI_HOT_RESET => hot_reset::reset(&self.run, &self.function, call, arg),
+            vfio::DEVICE_GET_PCI_HOT_RESET_INFO => hot_reset::info(self, call, arg),
+            vfio::DEVICE_PCI_HOT_RESET => hot_reset::reset(self, call, arg),
             vfio::DEVICE_IOEVENTFD => {
                 copy_in::<vfio::IrqSet>(call, arg, 8)?;
                 self.unsupported(call, cmd, Errno::ENOTTY)

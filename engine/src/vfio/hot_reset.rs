@@ -1,7 +1,8 @@
 //! Hot reset: every function below one port at once, by the port's secondary bus reset
 //! (`drivers/vfio/pci/vfio_pci_core.c`).
 //!
-//! A client must hold all that is reset. It shows so by the files of the groups it has open.
+//! A client must hold all that is reset. It shows so by the files of the groups it has open, or, by a device's own node,
+//! by the iommufd that the node is bound to.
 
 use std::sync::Arc;
 
@@ -10,8 +11,10 @@ use swiommu_mem::UserAddr;
 use zerocopy::IntoBytes;
 
 use super::argsz::{copy_in, copy_out};
+use super::device::DeviceFile;
 use super::group::GroupFile;
 use crate::door::{Call, File};
+use crate::hostdrv::Host;
 use crate::pci::function::Function;
 use crate::run::Run;
 
@@ -34,16 +37,26 @@ fn affected(run: &Run, function: &Function) -> Result<Vec<Arc<Function>>, Errno>
     Ok(affected)
 }
 
+/// Whether VFIO takes a function along with the one that is asked: both are VFIO's, and a virtual function goes along
+/// with no other, nor another with it (`vfio_assign_device_set`).
+fn goes_along(asked: &Function, host: &Host, function: &Function) -> bool {
+    let is_virtual = |function: &Function| function.config().virtual_of().is_some();
+    let same = function.index() == asked.index();
+    let driver = host.driver(function.index());
+    driver.is_some_and(|driver| driver.vfio)
+        && (same || !is_virtual(asked) && !is_virtual(function))
+}
+
 /// GET_PCI_HOT_RESET_INFO.
 ///
 /// # Errors
 /// ENOSPC when not all devices have room: `count` says how many there are.
-pub fn info(run: &Run, function: &Function, call: &Call<'_>, arg: u64) -> Result<(), Errno> {
+pub fn info(device: &DeviceFile, call: &Call<'_>, arg: u64) -> Result<(), Errno> {
     let mut info: vfio::HotResetInfo = copy_in(call, arg, MINSZ)?;
     if (info.argsz as usize) < MINSZ {
         return Err(Errno::EINVAL);
     }
-    let affected = affected(run, function)?;
+    let affected = affected(device.run(), device.function())?;
     info.flags = 0;
     info.count = affected.len() as u32;
     let room = (info.argsz as usize - MINSZ) / size_of::<vfio::DependentDevice>();
@@ -51,17 +64,32 @@ pub fn info(run: &Run, function: &Function, call: &Call<'_>, arg: u64) -> Result
         copy_out(call, arg, &info, MINSZ)?;
         return Err(Errno::ENOSPC);
     }
-    let devices: Vec<vfio::DependentDevice> = affected.iter().map(dependent).collect();
+    let mut devices: Vec<_> = affected.iter().map(dependent).collect();
+    if let Some(node) = device.node() {
+        let host = device.run().host()?;
+        info.flags = vfio::PCI_HOT_RESET_FLAG_DEV_ID | vfio::PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
+        for (entry, function) in devices.iter_mut().zip(&affected) {
+            let devid = match goes_along(device.function(), host, function) {
+                true => node.devid(function),
+                false => vfio::PCI_DEVID_NOT_OWNED,
+            };
+            if devid == vfio::PCI_DEVID_NOT_OWNED {
+                info.flags &= !vfio::PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
+            }
+            entry.id = devid as u32;
+        }
+    }
     call.client
         .write(UserAddr(arg + MINSZ as u64), devices.as_bytes())
         .map_err(|_| Errno::EFAULT)?;
     copy_out(call, arg, &info, MINSZ)
 }
 
+/// A function by its address and its group.
 fn dependent(function: &Arc<Function>) -> vfio::DependentDevice {
     let bdf = function.bdf();
     vfio::DependentDevice {
-        group_id: function.config().group,
+        id: function.config().group,
         segment: bdf.segment,
         bus: bdf.bus,
         devfn: bdf.requester_id() as u8,
@@ -71,22 +99,29 @@ fn dependent(function: &Arc<Function>) -> vfio::DependentDevice {
 /// PCI_HOT_RESET.
 ///
 /// # Errors
-/// EINVAL unless the client gives the file of every affected group, and one file a device at most, and while one of
-/// the devices is not bound to VFIO.
-pub fn reset(run: &Run, function: &Function, call: &Call<'_>, arg: u64) -> Result<(), Errno> {
+/// EINVAL while one of the devices is not bound to VFIO or is virtual beside others, unless the client gives the file of every affected group, and
+/// one file a device at most; by the device's own node, unless it gives none and its iommufd owns every device.
+pub fn reset(device: &DeviceFile, call: &Call<'_>, arg: u64) -> Result<(), Errno> {
     let reset: vfio::HotResetInfo = copy_in(call, arg, MINSZ)?;
-    if (reset.argsz as usize) < MINSZ || reset.flags != 0 || reset.count == 0 {
+    if (reset.argsz as usize) < MINSZ || reset.flags != 0 {
         return Err(Errno::EINVAL);
     }
-    let affected = affected(run, function)?;
+    let node = device.node();
+    if (reset.count == 0) != node.is_some() {
+        return Err(Errno::EINVAL);
+    }
+    let affected = affected(device.run(), device.function())?;
     if reset.count as usize > affected.len() {
         return Err(Errno::EINVAL);
     }
     let groups = given_groups(call, arg, reset.count as usize)?;
-    let host = run.host()?;
+    let host = device.run().host()?;
+    let is_owned = |function: &Function| match node {
+        Some(node) => node.devid(function) != vfio::PCI_DEVID_NOT_OWNED,
+        None => groups.contains(&function.config().group),
+    };
     let may_reset = |function: &Arc<Function>| {
-        let driver = host.driver(function.index());
-        driver.is_some_and(|driver| driver.vfio) && groups.contains(&function.config().group)
+        goes_along(device.function(), host, function) && is_owned(function)
     };
     if !affected.iter().all(may_reset) {
         return Err(Errno::EINVAL);

@@ -148,6 +148,23 @@ fn a_driver_without_sriov_has_no_virtual_functions() {
 }
 
 #[test]
+fn vfio_takes_no_physical_function_that_has_virtual_ones() {
+    let world = world();
+    world.unbind(PHYSICAL).unwrap();
+    let bind = |driver| world.bind(PHYSICAL, driver);
+    assert_eq!(bind("pci-stub"), Ok(()));
+    set_numvfs(&world, "1").unwrap();
+    world.unbind(PHYSICAL).unwrap();
+    assert!(exists(&world, FIRST), "they stay without a driver");
+    assert_eq!(bind("vfio-pci"), Err(Errno::EBUSY));
+    assert_eq!(world.driver(PHYSICAL), None);
+    assert_eq!(bind("pci-stub"), Ok(()));
+    set_numvfs(&world, "0").unwrap();
+    world.unbind(PHYSICAL).unwrap();
+    assert_eq!(bind("vfio-pci"), Ok(()));
+}
+
+#[test]
 fn a_process_that_is_running_sees_virtual_functions_that_another_makes() {
     let world = world();
     let (device, _group, _container) = open(&world, 1, PHYSICAL).unwrap();
@@ -280,6 +297,30 @@ fn a_node_takes_the_token_at_its_binding() {
     drop(first);
     assert_eq!(bind(&physical, Some([8; 16])), Ok(0));
     assert_eq!(bind(&world.node(2), Some([7; 16])), Err(Errno::EACCES));
+}
+
+#[test]
+fn a_physical_function_has_no_hot_reset_while_there_are_virtual_ones() {
+    let world = world();
+    allow(&world);
+    let iommu = world.iommu();
+    let (physical, id) = world.bound(0, &iommu);
+    let reset = || {
+        let mut request = [12, 0, 0];
+        physical.ioctl_with(vfio::DEVICE_PCI_HOT_RESET, &mut request)
+    };
+    let ids = || {
+        let mut info = [28u32, 0, 0, 0, 0, 0, 0];
+        physical
+            .ioctl_with(vfio::DEVICE_GET_PCI_HOT_RESET_INFO, &mut info)
+            .unwrap();
+        (info[1], info[2], info[3], info[5])
+    };
+    assert_eq!((reset(), ids()), (Ok(0), (3, 1, id, 0)));
+    set_numvfs(&world, "1").unwrap();
+    assert_eq!((reset(), ids()), (Err(Errno::EINVAL), (1, 2, id, u32::MAX)));
+    set_numvfs(&world, "0").unwrap();
+    assert_eq!((reset(), ids()), (Ok(0), (3, 1, id, 0)));
 }
 
 #[test]
