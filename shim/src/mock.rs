@@ -145,6 +145,17 @@ fn add(line: &str, more: u64) -> String {
     format!("{name}:\t{:8} kB", number + more)
 }
 
+/// Says, once a process, that memory is not what it was asked to be, unless only mistakes are to be told.
+fn tell_stand_in() {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    let quiet = crate::config::get().is_none_or(|config| config.options.verbosity == 0);
+    if !quiet && !TOLD.swap(true, Ordering::Relaxed) {
+        sys::stderr(&[
+            "swiommu: no huge pages are free: aligned ordinary memory stands in for them (--mock)\n",
+        ]);
+    }
+}
+
 /// Huge pages were asked for and not to be had: ordinary memory, aligned as they would be. The address or a negated
 /// errno; `refused` if it is not a request for huge pages.
 ///
@@ -158,6 +169,7 @@ pub unsafe fn without_huge_pages(request: &Request, refused: isize) -> isize {
     if !is_on() || !asked || refused != -(Errno::ENOMEM.raw() as isize) {
         return refused;
     }
+    guard::enter(tell_stand_in);
     let Some(bytes) = request.bytes.checked_next_multiple_of(HUGE) else {
         return refused;
     };

@@ -29,10 +29,64 @@ pub fn trials() -> Vec<Trial> {
         }));
     }
     trials.push(trial(
+        "mappings left behind are told only to those who ask for notes",
+        without_notes,
+    ));
+    trials.push(trial(
+        "ordinary memory stands in for huge pages in a run with test equipment, which is said once",
+        huge_pages,
+    ));
+    trials.push(trial(
         "full stacks name the client's functions, inlined ones too, and end at main",
         full_stacks,
     ));
     trials
+}
+
+fn without_notes() -> Outcome {
+    let ended = run("left_behind")?
+        .variable("SWIOMMU_OPTIONS", "verbosity=1")
+        .success()?;
+    if ended.stderr.is_empty() {
+        Ok(())
+    } else {
+        fail(ended.told())
+    }
+}
+
+fn huge_pages() -> Outcome {
+    let has_none = |line: &str| {
+        line.strip_prefix("HugePages_Total:")
+            .is_some_and(|n| n.trim() == "0")
+    };
+    if !fs::read_to_string("/proc/meminfo")?.lines().any(has_none) {
+        return Err(Stop::Skip("this machine has huge pages".into()));
+    }
+    let program = compiled("huge", &[])?;
+    let run = |options: &[&str], verbosity: &str| {
+        Run::new([&program])
+            .options(options)
+            .variable("SWIOMMU_OPTIONS", verbosity)
+            .success()
+    };
+    let refused = run(&[], "verbosity=2")?;
+    let (told, quiet) = (
+        run(&["--mock"], "verbosity=1")?,
+        run(&["--mock"], "verbosity=0")?,
+    );
+    let mapped = "map: mapped\naligned: 1\nmap: mapped\naligned: 1\n";
+    let good = refused.stdout == "map: ENOMEM\nmap: ENOMEM\n"
+        && refused.stderr.is_empty()
+        && told.stdout == mapped
+        && told.stderr.lines().count() == 1
+        && told.stderr.contains("no huge pages are free")
+        && quiet.stdout == mapped
+        && quiet.stderr.is_empty();
+    if good {
+        Ok(())
+    } else {
+        fail([refused, told, quiet].map(|ended| ended.told()).join("\n"))
+    }
 }
 
 fn full_stacks() -> Outcome {
@@ -57,7 +111,11 @@ fn full_stacks() -> Outcome {
 
 fn run(name: &str) -> Result<Run, Stop> {
     let program = compiled(&format!("bugs/{name}"), &[])?;
-    Ok(Run::new([program]).options(["--device", "edu,bdf=0000:00:04.0"]))
+    let run = Run::new([program]).options(["--device", "edu,bdf=0000:00:04.0"]);
+    Ok(match name {
+        "left_behind" => run.variable("SWIOMMU_OPTIONS", "verbosity=2"),
+        _ => run,
+    })
 }
 
 fn as_blessed(name: &str) -> Outcome {

@@ -184,9 +184,6 @@ pub enum Note {
     },
 }
 
-/// The kind of the finding at exit, which is told although it is only a note.
-const LEFT_BEHIND: &str = "mappings-left-behind";
-
 /// After so many reports of one process the rest goes to the report file only.
 const MAX_TOLD: u32 = 20;
 
@@ -239,7 +236,6 @@ impl Reports {
             write_all(file.as_fd(), &line);
         }
         let shown = match finding.class {
-            Class::Note if finding.kind == LEFT_BEHIND => self.options.verbosity >= 1,
             Class::Note => self.options.verbosity >= 2,
             Class::Unsupported => self.options.verbosity >= 1,
             Class::ClientBug | Class::Broken => true,
@@ -399,9 +395,6 @@ impl Reports {
 
     /// The process exits: mappings it leaves behind.
     pub fn at_exit(&self, run: &Run) {
-        if self.options.verbosity == 0 {
-            return;
-        }
         let containers = std::mem::take(&mut *run.containers.lock().unwrap());
         for container in containers.iter().filter_map(std::sync::Weak::upgrade) {
             let mut found = None;
@@ -417,7 +410,7 @@ impl Reports {
                 found = Some((count, bytes, first));
             });
             if let Some((count @ 1.., bytes, evidence)) = found {
-                let mut finding = plain(Class::Note, LEFT_BEHIND, 0);
+                let mut finding = plain(Class::Note, "mappings-left-behind", 0);
                 let mappings = if count == 1 { "mapping" } else { "mappings" };
                 finding.title = format!("{count} {mappings} ({bytes} bytes) left behind at exit");
                 finding.evidence = evidence;

@@ -275,19 +275,32 @@ fn report_of_a_machine_that_is_broken() {
     golden("machine-broken", &world);
 }
 
-#[test]
-fn report_of_mappings_left_behind() {
-    let quiet = Options {
-        verbosity: 1,
+/// A client that exits with two pages mapped.
+fn leaves_behind(verbosity: u8) -> World {
+    let told = Options {
+        verbosity,
         ..options()
     };
     let (rig, memory) = (
-        Rig::on(World::with(machine(Model::Scalable, [edu(4, 4)]), quiet)),
+        Rig::on(World::with(machine(Model::Scalable, [edu(4, 4)]), told)),
         Memory::pages(2),
     );
     rig.container.map(AT, memory.base(), 2 * P, RW).unwrap();
     rig.world.engine().exit();
-    golden("mappings-left-behind", &rig.world);
+    rig.world
+}
+
+#[test]
+fn report_of_mappings_left_behind() {
+    golden("mappings-left-behind", &leaves_behind(2));
+}
+
+#[test]
+fn mappings_left_behind_are_on_stderr_only_for_those_who_ask_for_notes() {
+    for verbosity in [0, 1] {
+        let world = leaves_behind(verbosity);
+        assert_eq!(world.said(), "", "verbosity {verbosity}");
+    }
 }
 
 #[test]
