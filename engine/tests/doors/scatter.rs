@@ -18,6 +18,8 @@ const QUEUES: u64 = 0x10_0000;
 const AT: u64 = 0x4000_0000;
 /// Pages of the list.
 const LIST: u64 = 16;
+/// A large page of the IOMMU, and the most that a command moves.
+const LARGE: u64 = 2 << 20;
 const WRITE: u8 = 1;
 const READ: u8 = 2;
 const SUCCESS: u16 = 0;
@@ -48,11 +50,11 @@ fn pattern(page: u64) -> Vec<u8> {
 impl Rig {
     fn new(model: Model) -> Rig {
         let medium = tempfile::NamedTempFile::new().unwrap();
-        medium.as_file().set_len(LIST * P).unwrap();
+        medium.as_file().set_len(LARGE).unwrap();
         let nvme = DeviceKind::Nvme(NvmeConfig {
             namespaces: vec![Medium {
                 path: medium.path().to_owned(),
-                bytes: LIST * P,
+                bytes: LARGE,
                 read_only: false,
             }],
             cache: 0,
@@ -65,10 +67,8 @@ impl Rig {
         let queues = driver.memory.base();
         container.map(QUEUES, queues, PAGES * P, RW).unwrap();
         driver.start(&device);
-        let list: Vec<u8> = (1..LIST)
-            .flat_map(|page| iova(page).to_le_bytes())
-            .collect();
-        driver.memory.write(DATA, &list);
+        let list: Vec<u64> = (1..LIST).map(iova).collect();
+        write_list(&driver, &list);
         let rig = Rig {
             driver,
             memory,
@@ -92,7 +92,7 @@ impl Rig {
 
     /// A command over the whole list: its status.
     fn run(&mut self, opcode: u8) -> u16 {
-        command(&mut self.driver, &self.device, opcode)
+        command(&mut self.driver, &self.device, opcode, iova(0), LIST * P)
     }
 
     fn page(&self, page: u64) -> Vec<u8> {
@@ -106,9 +106,16 @@ impl Rig {
     }
 }
 
-fn command(driver: &mut Driver, device: &Fd, opcode: u8) -> u16 {
-    let blocks = (LIST * P / 512) as u32;
-    driver.put(1, opcode, 7, [iova(0), QUEUES + DATA], [0, 0, blocks - 1]);
+/// The driver writes the list of the command's second page and those behind it.
+fn write_list(driver: &Driver, pages: &[u64]) {
+    let bytes: Vec<u8> = pages.iter().flat_map(|page| page.to_le_bytes()).collect();
+    driver.memory.write(DATA, &bytes);
+}
+
+/// A command over `bytes` bytes, the first page of which is at `first`: its status.
+fn command(driver: &mut Driver, device: &Fd, opcode: u8, first: u64, bytes: u64) -> u16 {
+    let blocks = (bytes / 512) as u32;
+    driver.put(1, opcode, 7, [first, QUEUES + DATA], [0, 0, blocks - 1]);
     driver.ring(device, 1);
     let (command, status) = driver.done(device, 1).expect("it completes at once");
     assert_eq!(command, 7);
@@ -227,40 +234,55 @@ fn a_page_protected_from_the_client_is_read_and_written_all_the_same() {
     }
 }
 
+/// Half of the data go to one large page and half to another: copies long enough that an unmap meets one.
 #[test]
 fn what_was_unmapped_under_a_command_is_not_written_once_the_unmap_returned() {
+    const HALF: u64 = LARGE / 2;
     for model in Model::ALL {
-        let rig = Rig::new(model);
-        let (stop, commands) = (AtomicBool::new(false), AtomicU64::new(0));
         let Rig {
             mut driver,
-            memory,
             device,
             container,
+            world: _world,
+            _group,
+            medium: _medium,
             ..
-        } = rig;
+        } = Rig::new(model);
+        let memory = Memory::pages(3 * LARGE / P);
+        let large = memory.base().next_multiple_of(LARGE);
+        let second = large + LARGE - memory.base();
+        container.map(LARGE, large, LARGE, RW).unwrap();
+        container.map(3 * LARGE, large + LARGE, LARGE, RW).unwrap();
+        let pages = |from: u64| (from..from + HALF).step_by(P as usize);
+        let list: Vec<u64> = pages(LARGE).chain(pages(3 * LARGE)).skip(1).collect();
+        write_list(&driver, &list);
+        let (stop, commands) = (AtomicBool::new(false), AtomicU64::new(0));
+        let mine = vec![0x55; HALF as usize];
         thread::scope(|scope| {
             let busy = scope.spawn(|| {
                 while !stop.load(Ordering::Acquire) {
-                    command(&mut driver, &device, READ);
+                    command(&mut driver, &device, READ, LARGE, LARGE);
                     commands.fetch_add(1, Ordering::Release);
                 }
             });
-            for round in 0..20 {
-                let page = round * 5 % LIST;
-                let mine = vec![0x55; P as usize];
-                container.unmap(iova(page), P).unwrap();
-                memory.write(page * P, &mine);
-                // the command that was under way, and a whole one
+            let wait = |more| {
                 let seen = commands.load(Ordering::Acquire);
-                while commands.load(Ordering::Acquire) < seen + 2 && !busy.is_finished() {
+                while commands.load(Ordering::Acquire) < seen + more && !busy.is_finished() {
                     thread::yield_now();
                 }
-                assert!(memory.read(page * P, P as usize) == mine, "page {page}");
-                let at = memory.base() + page * P;
-                container.map(iova(page), at, P, RW).unwrap();
-            }
+            };
+            let left_alone = (0..10).all(|_| {
+                wait(1);
+                container.unmap(3 * LARGE, LARGE).unwrap();
+                memory.write(second, &mine);
+                // the command that was under way, and a whole one
+                wait(2);
+                let left_alone = memory.read(second, HALF as usize) == mine;
+                container.map(3 * LARGE, large + LARGE, LARGE, RW).unwrap();
+                left_alone
+            });
             stop.store(true, Ordering::Release);
+            assert!(left_alone);
         });
     }
 }
