@@ -1,8 +1,15 @@
 /*
  * mmap of the device descriptor: which regions, which parts of them, with which protections, and that a register
- * behaves the same through the mapping as through pread and pwrite.
+ * behaves the same through the mapping as through pread and pwrite, and is gone while the device decodes no memory or
+ * sleeps.
  */
+#include <setjmp.h>
+#include <signal.h>
+
 #include "client.h"
+
+#define LOW_POWER_ENTRY 3
+#define LOW_POWER_EXIT 5
 
 static int d;
 
@@ -102,6 +109,71 @@ static void edu_registers(void)
 	say("after-munmap", "0x%08x", v);
 }
 
+static sigjmp_buf back;
+static siginfo_t told;
+
+static void on_signal(int signal, siginfo_t *info, void *context)
+{
+	(void)context;
+	told = *info;
+	siglongjmp(back, signal);
+}
+
+/* What a load, or a store of `value`, of a mapped register comes to. */
+static const char *touched(volatile uint32_t *at, const uint32_t *value)
+{
+	static char text[64];
+	struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO }, bus, segv;
+	int signal;
+
+	sigaction(SIGBUS, &action, &bus);
+	sigaction(SIGSEGV, &action, &segv);
+	signal = sigsetjmp(back, 1);
+	if (signal)
+		snprintf(text, sizeof(text), "%s code %d %s", signal == SIGBUS ? "SIGBUS" : "SIGSEGV", told.si_code,
+			 told.si_addr == (void *)at ? "at the register" : "elsewhere");
+	else if (value)
+		*at = *value, strcpy(text, "stored");
+	else
+		snprintf(text, sizeof(text), "0x%08x", *at);
+	sigaction(SIGBUS, &bus, NULL);
+	sigaction(SIGSEGV, &segv, NULL);
+	return text;
+}
+
+static void low_power(int feature)
+{
+	struct vfio_device_feature ask = { .argsz = sizeof(ask), .flags = 1u << 17 | feature };
+
+	say(feature == LOW_POWER_ENTRY ? "low-power" : "high-power", "%s", answer(ioctl(d, VFIO_DEVICE_FEATURE, &ask)));
+}
+
+static void without_memory(void)
+{
+	uint64_t config = region(d, VFIO_PCI_CONFIG_REGION_INDEX).offset;
+	struct vfio_region_info r = region(d, 0);
+	uint32_t value = 0x12345678;
+	uint16_t on = 2, off = 0;
+	volatile uint32_t *m;
+
+	pwrite(d, &on, 2, config + 4);
+	m = mmap(NULL, r.size, 3, MAP_SHARED, d, r.offset);
+	say("memory-on-store", "%s", touched(m + 1, &value));
+	say("memory-on-load", "%s", touched(m + 1, NULL));
+	pwrite(d, &off, 2, config + 4);
+	say("memory-off-load", "%s", touched(m + 1, NULL));
+	say("memory-off-store", "%s", touched(m + 1, &value));
+	say("memory-off-mmap", "%s", tried_mmap(PAGE, 3, MAP_SHARED, r.offset));
+	pwrite(d, &on, 2, config + 4);
+	say("memory-on-again", "%s", touched(m + 1, NULL));
+	low_power(LOW_POWER_ENTRY);
+	say("low-power-load", "%s", touched(m + 1, NULL));
+	say("low-power-store", "%s", touched(m + 1, &value));
+	low_power(LOW_POWER_EXIT);
+	say("high-power-load", "%s", touched(m + 1, NULL));
+	munmap((void *)m, r.size);
+}
+
 int main(void)
 {
 	static const char *const roles[] = { "EDU", "NVME", "NIC" };
@@ -116,7 +188,7 @@ int main(void)
 		other_regions(i == 0);
 		place();
 		if (i == 0)
-			edu_registers();
+			edu_registers(), without_memory();
 		close_door(&door);
 	}
 	return 0;

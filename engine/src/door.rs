@@ -168,10 +168,11 @@ pub trait File: Any + Send + Sync {
         let _ = (call, offset, bytes, write);
         Err(Errno::ENODEV)
     }
-    /// One access of 1, 2, 4 or 8 bytes to a mapped register at `offset` of the file. Returns what was read (0 for writes).
-    fn mmio(&self, call: &Call<'_>, offset: u64, bytes: u8, access: Mmio) -> u64 {
+    /// One access of 1, 2, 4 or 8 bytes to a mapped register at `offset` of the file. Returns what was read (0 for
+    /// writes), `None` where no page is behind the mapping at this moment: the client gets SIGBUS.
+    fn mmio(&self, call: &Call<'_>, offset: u64, bytes: u8, access: Mmio) -> Option<u64> {
         let _ = (call, offset, bytes, access);
-        u64::MAX
+        None
     }
 }
 

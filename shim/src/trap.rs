@@ -5,6 +5,7 @@ use swiommu_engine::door::Mmio;
 use swiommu_mem::{Client, UserAddr};
 
 use crate::mmio::{self, INSTRUCTION_MAX, Registers, Stop};
+use crate::signals::Trapped;
 use crate::{engine, sys, traps};
 
 /// The ranges an instruction may touch: looked up as it needs them, the last one kept.
@@ -23,7 +24,7 @@ impl Registers64<'_> {
         self.range.as_ref()
     }
 
-    fn access(&mut self, at: u64, bytes: u8, access: Mmio) -> u64 {
+    fn access(&mut self, at: u64, bytes: u8, access: Mmio) -> Option<u64> {
         let call = self.call;
         match self.find(at) {
             Some(range) => range.file.mmio(
@@ -32,7 +33,8 @@ impl Registers64<'_> {
                 bytes,
                 access,
             ),
-            None => u64::MAX,
+            // Unmapped meanwhile, by another thread.
+            None => Some(u64::MAX),
         }
     }
 }
@@ -45,27 +47,27 @@ impl mmio::Bus for Registers64<'_> {
         }
     }
 
-    fn read(&mut self, at: u64, bytes: u8) -> u64 {
+    fn read(&mut self, at: u64, bytes: u8) -> Option<u64> {
         self.access(at, bytes, Mmio::Read)
     }
 
-    fn write(&mut self, at: u64, bytes: u8, value: u64) {
-        self.access(at, bytes, Mmio::Write(value));
+    fn write(&mut self, at: u64, bytes: u8, value: u64) -> Option<()> {
+        self.access(at, bytes, Mmio::Write(value)).map(drop)
     }
 }
 
 /// The bit of a page fault's error code that says that a write was tried.
 const FAULT_WRITE: i64 = 2;
 
-/// Carries out the instruction that faulted at `address` if that is a register page of ours.
-/// `false`: the fault is not ours, the client mapped the page without this right (reading a page mapped for writing
-/// only is allowed, as on x86), or the instruction cannot be carried out (reported).
-pub fn on_fault(address: u64, context: &mut libc::ucontext_t) -> bool {
+/// Carries out the instruction that faulted at `address` if that is a register page of ours. It is the client's own
+/// fault, too, when it mapped the page without this right (reading a page mapped for writing only is allowed, as on
+/// x86), or the instruction cannot be carried out (reported).
+pub fn on_fault(address: u64, context: &mut libc::ucontext_t) -> Trapped {
     if swiommu_mem::share::is_moving(address) {
-        return true;
+        return Trapped::Done;
     }
     let Some(range) = traps::at(address as usize).filter(|range| range.trap) else {
-        return false;
+        return Trapped::NotOurs;
     };
     // The page fault's error code says what was tried.
     let wrote = context.uc_mcontext.gregs[libc::REG_ERR as usize] & FAULT_WRITE != 0;
@@ -75,7 +77,7 @@ pub fn on_fault(address: u64, context: &mut libc::ucontext_t) -> bool {
         libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC
     };
     if range.prot & allowed == 0 {
-        return false;
+        return Trapped::NotOurs;
     }
     // SAFETY: the fault handler hands the live context of this thread to its hook, and runs until we return.
     let mut registers = unsafe { Registers::of_context(context) };
@@ -93,16 +95,17 @@ pub fn on_fault(address: u64, context: &mut libc::ucontext_t) -> bool {
         Ok(()) => {
             // SAFETY: as above.
             unsafe { registers.to_context(context) };
-            true
+            Trapped::Done
         }
-        Err(Stop::Fault { .. }) => false,
+        Err(Stop::Fault { at }) => Trapped::Signal(libc::SIGSEGV, at.0),
+        Err(Stop::NoPage { at }) => Trapped::Signal(libc::SIGBUS, at.0),
         Err(Stop::Unknown { text }) => {
             sys::stderr(&[
                 "swiommu: not supported by swiommu: a register access by ",
                 &text,
                 "\n",
             ]);
-            false
+            Trapped::NotOurs
         }
     }
 }

@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use swiommu::guard;
 use swiommu::mmio::{Bus, Registers, emulate, warm_up};
-use swiommu::signals::{enter, init, set_trap_hook, symbols, with_faults};
+use swiommu::signals::{Trapped, enter, init, set_trap_hook, symbols, with_faults};
 use swiommu_mem::{Client, UserAddr};
 
 static TRAPPED: AtomicU64 = AtomicU64::new(0);
 static WRITES: AtomicU64 = AtomicU64::new(0);
+/// A page whose registers are not there.
+static GONE: AtomicU64 = AtomicU64::new(1);
 
 struct Device;
 
@@ -20,14 +22,15 @@ impl Bus for Device {
     fn is_trapped(&self, at: u64) -> bool {
         at & !4095 == TRAPPED.load(Ordering::Relaxed)
     }
-    fn read(&mut self, at: u64, _: u8) -> u64 {
-        0xabcd_0000 | at & 4095
+    fn read(&mut self, at: u64, _: u8) -> Option<u64> {
+        Some(0xabcd_0000 | at & 4095)
     }
-    fn write(&mut self, _: u64, _: u8, value: u64) {
+    fn write(&mut self, _: u64, _: u8, value: u64) -> Option<()> {
         WRITES.store(value, Ordering::Relaxed);
         // The engine itself touches client memory from within a trap.
         let absent = client().load(UserAddr(8), 8);
         assert!(absent.is_err());
+        Some(())
     }
 }
 
@@ -36,9 +39,12 @@ fn client() -> Client {
     unsafe { Client::local() }
 }
 
-fn on_trap(at: u64, context: &mut libc::ucontext_t) -> bool {
+fn on_trap(at: u64, context: &mut libc::ucontext_t) -> Trapped {
+    if at & !4095 == GONE.load(Ordering::Relaxed) {
+        return Trapped::Signal(libc::SIGBUS, at);
+    }
     if !Device.is_trapped(at) {
-        return false;
+        return Trapped::NotOurs;
     }
     // SAFETY: the context of the running handler.
     let mut registers = unsafe { Registers::of_context(context) };
@@ -48,7 +54,7 @@ fn on_trap(at: u64, context: &mut libc::ucontext_t) -> bool {
     emulate(&mut registers, &code, client(), &mut Device).unwrap();
     // SAFETY: as above.
     unsafe { registers.to_context(context) };
-    true
+    Trapped::Done
 }
 
 /// One test at a time, with everything set up.
@@ -242,6 +248,22 @@ fn a_thread_of_the_engines_own_is_inside_and_gets_no_signal_of_the_client() {
     let open = open.fold(0u64, |set, signal| set | 1 << (signal - 1));
     assert_eq!(engine, (true, !open));
     assert_eq!(blocked_here(), before);
+}
+
+#[test]
+fn an_access_to_registers_that_are_not_there_is_a_bus_error_of_the_client() {
+    let _one = set_up();
+    let flags = libc::SA_SIGINFO | libc::SA_NODEFER;
+    let old = install(libc::SIGBUS, repair as *const () as usize, flags);
+    let gone = page(ProtFlags::empty());
+    GONE.store(gone, Ordering::Relaxed);
+    // SAFETY: the handler makes the page accessible.
+    unsafe { ((gone + 40) as *mut u64).write_volatile(7) };
+    GONE.store(1, Ordering::Relaxed);
+    assert_eq!(SEEN.load(Ordering::Relaxed), gone + 40);
+    // SAFETY: accessible now.
+    assert_eq!(unsafe { ((gone + 40) as *mut u64).read() }, 7);
+    install(libc::SIGBUS, old.sa_sigaction, old.sa_flags);
 }
 
 #[test]

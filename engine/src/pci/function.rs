@@ -227,15 +227,13 @@ impl Function {
         }
     }
 
-    /// One access to a mapped register. Nothing answers while memory decoding is off.
-    pub fn mmio(&self, call: &Call<'_>, bar: u8, at: u64, bytes: u8, access: Mmio) -> u64 {
+    /// One access to a mapped register. There is none while memory decoding is off or the function sleeps
+    /// (`vfio_pci_mmap_huge_fault`).
+    pub fn mmio(&self, call: &Call<'_>, bar: u8, at: u64, bytes: u8, access: Mmio) -> Option<u64> {
         let mut live = self.live();
-        match &mut live.open {
-            Some(open) if bar < 6 && open.wires.decodes(false) && !open.power.is_low() => {
-                open.access(self, call, bar, at, bytes, access)
-            }
-            _ => u64::MAX,
-        }
+        let open = live.open.as_mut()?;
+        (bar < 6 && open.wires.decodes(false) && !open.power.is_low())
+            .then(|| open.access(self, call, bar, at, bytes, access))
     }
 
     /// DMA of this function, which is busy with it, reaches a BAR of `all[target]`. `None` when the target does not

@@ -268,10 +268,8 @@ impl File for CdevFile {
         self.bound()?.device.mmap(call, offset, bytes, write)
     }
 
-    fn mmio(&self, call: &Call<'_>, offset: u64, bytes: u8, access: Mmio) -> u64 {
-        match self.bound.get() {
-            Some(bound) => bound.device.mmio(call, offset, bytes, access),
-            None => u64::MAX,
-        }
+    fn mmio(&self, call: &Call<'_>, offset: u64, bytes: u8, access: Mmio) -> Option<u64> {
+        let bound = self.bound.get()?;
+        bound.device.mmio(call, offset, bytes, access)
     }
 }

@@ -321,7 +321,7 @@ impl File for DeviceFile {
         Ok(vec![(bytes, Span::Trap)])
     }
 
-    fn mmio(&self, call: &Call<'_>, offset: u64, bytes: u8, access: Mmio) -> u64 {
+    fn mmio(&self, call: &Call<'_>, offset: u64, bytes: u8, access: Mmio) -> Option<u64> {
         let (region, at) = split(offset);
         self.function.mmio(call, region as u8, at, bytes, access)
     }

@@ -374,6 +374,11 @@ impl Fd {
 
     /// A load from a mapped register.
     pub fn load(&self, offset: u64, bytes: u8) -> u64 {
+        self.try_load(offset, bytes).expect("SIGBUS")
+    }
+
+    /// A load from a mapped register; `None` is SIGBUS.
+    pub fn try_load(&self, offset: u64, bytes: u8) -> Option<u64> {
         let file = self.file();
         self.inner
             .call(|call| file.mmio(call, offset, bytes, Mmio::Read))

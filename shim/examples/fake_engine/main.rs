@@ -139,14 +139,14 @@ impl File for Device {
             _ => Err(Errno::EINVAL),
         }
     }
-    fn mmio(&self, _: &Call<'_>, _: u64, _: u8, access: Mmio) -> u64 {
-        match access {
+    fn mmio(&self, _: &Call<'_>, _: u64, _: u8, access: Mmio) -> Option<u64> {
+        Some(match access {
             Mmio::Read => self.register.load(Ordering::SeqCst),
             Mmio::Write(value) => {
                 self.register.store(value.wrapping_add(1), Ordering::SeqCst);
                 0
             }
-        }
+        })
     }
 }
 

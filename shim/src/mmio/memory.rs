@@ -11,6 +11,11 @@ pub(super) struct Machine<'a> {
     pub bus: &'a mut dyn Bus,
 }
 
+/// What an access to a register page that is not there is.
+pub(super) fn no_page(at: u64) -> Halt {
+    Halt::NoPage(UserAddr(at))
+}
+
 impl Machine<'_> {
     /// Reads 1, 2, 4 or 8 bytes.
     pub fn load(&mut self, at: u64, bytes: u8) -> Done<u64> {
@@ -22,7 +27,8 @@ impl Machine<'_> {
             return Ok(value);
         }
         if self.bus.is_trapped(at) {
-            return Ok(self.bus.read(at, bytes) & mask(bytes));
+            let value = self.bus.read(at, bytes);
+            return value.map(|value| value & mask(bytes)).ok_or(no_page(at));
         }
         self.client
             .load(UserAddr(at), bytes)
@@ -38,8 +44,8 @@ impl Machine<'_> {
             return Ok(());
         }
         if self.bus.is_trapped(at) {
-            self.bus.write(at, bytes, value & mask(bytes));
-            return Ok(());
+            let written = self.bus.write(at, bytes, value & mask(bytes));
+            return written.ok_or(no_page(at));
         }
         self.client
             .store(UserAddr(at), bytes, value)

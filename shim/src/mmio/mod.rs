@@ -41,19 +41,17 @@ pub const INSTRUCTION_MAX: usize = 15;
 pub trait Bus {
     /// Whether the page of this address traps.
     fn is_trapped(&self, at: u64) -> bool;
-    /// A register read; only the low `bytes` bytes count.
-    fn read(&mut self, at: u64, bytes: u8) -> u64;
-    /// A register write of the low `bytes` bytes.
-    fn write(&mut self, at: u64, bytes: u8, value: u64);
+    /// A register read; only the low `bytes` bytes count. `None`: no page is there at this moment.
+    fn read(&mut self, at: u64, bytes: u8) -> Option<u64>;
+    /// A register write of the low `bytes` bytes. `None` as for [`Bus::read`].
+    fn write(&mut self, at: u64, bytes: u8, value: u64) -> Option<()>;
     /// A direct store of 64 bytes (MOVDIR64B), which a device receives as one. By default, eight writes.
-    fn write64(&mut self, at: u64, data: &[u8; 64]) {
-        for (piece, at) in data.chunks_exact(8).zip((at..).step_by(8)) {
-            self.write(
-                at,
-                8,
-                u64::from_le_bytes(piece.try_into().expect("a piece has 8 bytes")),
-            );
-        }
+    fn write64(&mut self, at: u64, data: &[u8; 64]) -> Option<()> {
+        let mut pieces = data.chunks_exact(8).zip((at..).step_by(8));
+        pieces.try_for_each(|(piece, at)| {
+            let piece = piece.try_into().expect("a piece has 8 bytes");
+            self.write(at, 8, u64::from_le_bytes(piece))
+        })
     }
 }
 
@@ -68,6 +66,11 @@ pub enum Stop {
     /// An operand in ordinary memory could not be touched: the client deserves a SIGSEGV with this address.
     Fault {
         /// The address that faulted.
+        at: UserAddr,
+    },
+    /// A page of registers is not there at this moment: the client deserves a SIGBUS with this address.
+    NoPage {
+        /// The address of the access.
         at: UserAddr,
     },
 }
@@ -103,6 +106,7 @@ pub fn emulate(
             Ok(())
         }
         Err(Halt::Fault(at)) => Err(Stop::Fault { at }),
+        Err(Halt::NoPage(at)) => Err(Stop::NoPage { at }),
         Err(Halt::Unknown) => Err(Stop::Unknown {
             text: describe(&instruction, code),
         }),
@@ -119,6 +123,7 @@ pub fn warm_up() {
 enum Halt {
     Unknown,
     Fault(UserAddr),
+    NoPage(UserAddr),
 }
 
 type Done<T = ()> = Result<T, Halt>;

@@ -1,6 +1,6 @@
 //! SSE and AVX moves, and the 64-byte direct store.
 
-use super::memory::Machine;
+use super::memory::{Machine, no_page};
 use super::{Done, Halt};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
@@ -127,8 +127,7 @@ fn direct_store(m: &mut Machine<'_>, i: &Instruction) -> Done {
         piece.copy_from_slice(&m.load(at, 8)?.to_le_bytes());
     }
     if m.bus.is_trapped(to) {
-        m.bus.write64(to, &data);
-        return Ok(());
+        return m.bus.write64(to, &data).ok_or(no_page(to));
     }
     let stored = m.client.write(swiommu_mem::UserAddr(to), &data);
     stored.map_err(|fault| Halt::Fault(fault.at))

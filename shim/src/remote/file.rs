@@ -277,15 +277,18 @@ impl File for RemoteFile {
         )
     }
 
-    fn mmio(&self, call: &Call<'_>, offset: u64, bytes: u8, access: Mmio) -> u64 {
+    fn mmio(&self, call: &Call<'_>, offset: u64, bytes: u8, access: Mmio) -> Option<u64> {
         let (write, value) = match access {
             Mmio::Read => (0, 0),
             Mmio::Write(value) => (1, value),
         };
         let args = [offset, u64::from(bytes), write, value];
         let gone = if write == 1 { 0 } else { u64::MAX };
-        self.ask(call, op::MMIO, args)
-            .map_or(gone, |answer| answer.head.args[0])
+        match self.ask(call, op::MMIO, args) {
+            Ok(answer) => Some(answer.head.args[0]),
+            Err(Errno::EFAULT) => None,
+            Err(_) => Some(gone),
+        }
     }
 }
 

@@ -164,12 +164,8 @@ fn of_file(pid: u32, head: &Head, file: &Arc<dyn File>) -> Result<Reply, Errno> 
                 0 => Mmio::Read,
                 _ => Mmio::Write(d),
             };
-            Ok(Reply::value(file.mmio(
-                &call,
-                a,
-                bytes.ok_or(Errno::EINVAL)?,
-                access,
-            )))
+            let value = file.mmio(&call, a, bytes.ok_or(Errno::EINVAL)?, access);
+            value.map(Reply::value).ok_or(Errno::EFAULT)
         }
         _ => Err(Errno::ENOTTY),
     }

@@ -6,9 +6,19 @@ use super::{OURS, actions, bit, is_ours, resume, thread};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 /// Asked about every SIGSEGV and SIGBUS that is not a faulting copy: the address that faulted and the interrupted
-/// context, which it may change. True if the fault is dealt with and the context shall be resumed. It runs inside the
-/// engine (client handlers wait) on our alternate stack.
-pub type TrapHook = fn(u64, &mut libc::ucontext_t) -> bool;
+/// context, which it may change. It runs inside the engine (client handlers wait) on our alternate stack.
+pub type TrapHook = fn(u64, &mut libc::ucontext_t) -> Trapped;
+
+/// What a [`TrapHook`] makes of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trapped {
+    /// It is dealt with: the context shall be resumed.
+    Done,
+    /// It is the client's own.
+    NotOurs,
+    /// The client shall get SIGSEGV or SIGBUS with this address instead.
+    Signal(i32, u64),
+}
 
 static HOOK: AtomicUsize = AtomicUsize::new(0);
 static READY: AtomicBool = AtomicBool::new(false);
@@ -68,36 +78,73 @@ extern "C-unwind" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: 
             return;
         }
         // SAFETY: as above; the address is valid for these signals.
-        if unsafe { trapped((*info).si_addr() as u64, &mut *context) } {
-            return;
+        match unsafe { trapped((*info).si_addr() as u64, &mut *context) } {
+            Trapped::Done => return,
+            Trapped::NotOurs => {}
+            Trapped::Signal(signal, at) => {
+                let mut info = Fault::new(signal, at);
+                // SAFETY: as above; nothing repeats this signal.
+                return unsafe { chain(signal, (&raw mut info).cast(), context, false) };
+            }
         }
     }
+    let repeats = code > 0 && signal != libc::SIGSYS;
     // SAFETY: as above.
-    unsafe { chain(signal, info, context) };
+    unsafe { chain(signal, info, context, repeats) };
 }
 
-fn trapped(at: u64, context: &mut libc::ucontext_t) -> bool {
+/// A siginfo of a fault, as the kernel lays it out.
+#[repr(C)]
+struct Fault {
+    signal: i32,
+    errno: i32,
+    code: i32,
+    at: u64,
+    rest: [u64; 13],
+}
+
+impl Fault {
+    /// Code 1 is SEGV_MAPERR, 2 is BUS_ADRERR: nothing is mapped there.
+    fn new(signal: i32, at: u64) -> Fault {
+        Fault {
+            signal,
+            errno: 0,
+            code: if signal == libc::SIGBUS { 2 } else { 1 },
+            at,
+            rest: [0; 13],
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Fault>() == size_of::<libc::siginfo_t>());
+
+fn trapped(at: u64, context: &mut libc::ucontext_t) -> Trapped {
     let hook = HOOK.load(Ordering::Acquire);
     if hook == 0 {
-        return false;
+        return Trapped::NotOurs;
     }
     // SAFETY: only `set_trap_hook` stores here.
     let hook: TrapHook = unsafe { std::mem::transmute(hook) };
     let inside = thread::enter();
     let done = hook(at, context);
     let mask_is_kept = inside.leave_by_return();
-    if done && mask_is_kept {
+    if done == Trapped::Done && mask_is_kept {
         // SAFETY: the context is that of the handler we run in, which would return now; its mask was not changed.
         unsafe { resume::resume(context) };
     }
     done
 }
 
-/// Runs the client's action for one of the four.
+/// Runs the client's action for one of the four. `repeats`: the signal would come again if this just returned.
 ///
 /// # Safety
 /// The arguments are those of a running handler.
-unsafe fn chain(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
+unsafe fn chain(
+    signal: i32,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::ucontext_t,
+    repeats: bool,
+) {
     // SAFETY: the caller's obligation.
     let raised = unsafe { (*info).si_code } > 0;
     let blocked = thread::here(|t| t.blocked.get()) & bit(signal) != 0;
@@ -117,8 +164,7 @@ unsafe fn chain(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::uco
         _ => {
             // SAFETY: the default action needs no handler.
             let _ = unsafe { kernel::sigaction(signal, Some(Action::default())) };
-            if !raised || signal == libc::SIGSYS {
-                // Nothing would repeat it.
+            if !repeats {
                 kernel::raise(signal);
             }
         }

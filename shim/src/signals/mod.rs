@@ -37,7 +37,7 @@ mod thread;
 pub mod threads;
 pub mod waits;
 
-pub use handler::{TrapHook, init, set_trap_hook};
+pub use handler::{TrapHook, Trapped, init, set_trap_hook};
 pub use thread::{Inside, enter, with_faults};
 
 /// A set of signals: bit `n - 1` is signal `n`, as the kernel has it.

@@ -25,6 +25,8 @@ type Access = (u64, u8, bool);
 /// Trapped accesses go straight to memory. Which half of the arena traps is up to the test.
 struct Direct {
     trapped: std::ops::Range<u64>,
+    /// Register pages that are not there.
+    gone: std::ops::Range<u64>,
     accesses: Vec<Access>,
 }
 
@@ -32,19 +34,25 @@ impl Bus for Direct {
     fn is_trapped(&self, at: u64) -> bool {
         self.trapped.contains(&at)
     }
-    fn read(&mut self, at: u64, bytes: u8) -> u64 {
+    fn read(&mut self, at: u64, bytes: u8) -> Option<u64> {
+        if self.gone.contains(&at) {
+            return None;
+        }
         self.accesses.push((at, bytes, false));
         // A bus may leave garbage above the bytes asked for.
-        client().load(UserAddr(at), bytes).unwrap()
-            | if bytes < 8 {
-                u64::MAX << (8 * bytes)
-            } else {
-                0
-            }
+        let garbage = if bytes < 8 {
+            u64::MAX << (8 * bytes)
+        } else {
+            0
+        };
+        Some(client().load(UserAddr(at), bytes).unwrap() | garbage)
     }
-    fn write(&mut self, at: u64, bytes: u8, value: u64) {
+    fn write(&mut self, at: u64, bytes: u8, value: u64) -> Option<()> {
+        if self.gone.contains(&at) {
+            return None;
+        }
         self.accesses.push((at, bytes, true));
-        client().store(UserAddr(at), bytes, value).unwrap();
+        client().store(UserAddr(at), bytes, value).ok()
     }
 }
 
@@ -97,6 +105,7 @@ fn compare(
     let base = cpu.arena as u64;
     let mut bus = Direct {
         trapped: base + trapped.0..base + trapped.1,
+        gone: 0..0,
         accesses: Vec::new(),
     };
     let (done, ours, rip) = emulated(&cpu, &sample.code, &before, &mut bus);
@@ -170,6 +179,15 @@ fn string_instructions_leave_what_the_cpu_leaves() {
 
 /// Emulates `code` with rdi at the arena's start, everything there trapped.
 fn trap(code: &[u8], gpr: impl FnOnce(&mut [u64; 16])) -> (Result<(), Stop>, State, Vec<Access>) {
+    trap_without(0..0, code, gpr)
+}
+
+/// The same with registers missing, by their offsets in the arena.
+fn trap_without(
+    gone: std::ops::Range<u64>,
+    code: &[u8],
+    gpr: impl FnOnce(&mut [u64; 16]),
+) -> (Result<(), Stop>, State, Vec<Access>) {
     let cpu = cpu();
     let base = cpu.arena as u64;
     let mut state = State::new([0; 16], 2, [[0x1111; 2]; 16]);
@@ -177,6 +195,7 @@ fn trap(code: &[u8], gpr: impl FnOnce(&mut [u64; 16])) -> (Result<(), Stop>, Sta
     gpr(&mut state.gpr);
     let mut bus = Direct {
         trapped: base..base + ARENA as u64,
+        gone: base + gone.start..base + gone.end,
         accesses: Vec::new(),
     };
     let (done, after, _) = emulated(&cpu, code, &state, &mut bus);
@@ -244,12 +263,12 @@ impl Bus for Everything {
     fn is_trapped(&self, _: u64) -> bool {
         true
     }
-    fn read(&mut self, at: u64, bytes: u8) -> u64 {
+    fn read(&mut self, at: u64, bytes: u8) -> Option<u64> {
         assert!(at % 4096 + u64::from(bytes) <= 4096 && matches!(bytes, 1 | 2 | 4 | 8));
-        at
+        Some(at)
     }
-    fn write(&mut self, at: u64, bytes: u8, _: u64) {
-        self.read(at, bytes);
+    fn write(&mut self, at: u64, bytes: u8, _: u64) -> Option<()> {
+        self.read(at, bytes).map(drop)
     }
 }
 
@@ -292,6 +311,24 @@ fn an_access_across_pages_is_split_into_bytes() {
         accesses,
         (0..4).map(|i| (start - 2 + i, 1, true)).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn a_register_page_that_is_not_there_stops_the_instruction_before_it_changes_anything() {
+    for code in [&[0x8b, 0x07][..], &[0x89, 0x07], &[0x0f, 0x11, 0x07]] {
+        let (done, after, accesses) = trap_without(0..4096, code, |gpr| gpr[0] = 7);
+        let at = UserAddr(after.gpr[7]);
+        assert_eq!((done, after.gpr[0]), (Err(Stop::NoPage { at }), 7));
+        assert_eq!(accesses, []);
+    }
+    let (done, after, accesses) = trap_without(8..4096, &[0xf3, 0x48, 0xab], |gpr| gpr[1] = 5);
+    let at = UserAddr(after.gpr[7]);
+    assert_eq!(
+        done,
+        Err(Stop::NoPage { at }),
+        "rep stosq, at its second word"
+    );
+    assert_eq!((after.gpr[1], accesses), (4, vec![(0, 8, true)]));
 }
 
 #[test]
