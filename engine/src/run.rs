@@ -14,6 +14,7 @@ use crate::accounted;
 use crate::device;
 use crate::door::{self, Call, Engine, File, NewFile};
 use crate::hostdrv::lock::Lock;
+use crate::hostdrv::reset::Resets;
 use crate::hostdrv::{self, Host};
 use crate::iommufd::account::Locked;
 use crate::iommufd::file::IommuFile;
@@ -23,6 +24,7 @@ use crate::iommufd::regions::Regions;
 use crate::iommufd::shared_pages::Keepers;
 use crate::iommufd::{Pins, place};
 use crate::machine::options::Options;
+use crate::machine::tree::{DMA_ENTRY_LIMIT, Tree};
 use crate::machine::{Bdf, IommuKind, Machine, Memlock, resources};
 use crate::mock::fail_nth;
 use crate::pci::Identity;
@@ -53,6 +55,7 @@ pub struct Run {
     pub containers: Mutex<Vec<Weak<Container>>>,
     dir: PathBuf,
     host: OnceLock<Host>,
+    resets: OnceLock<Arc<Resets>>,
     service: OnceLock<&'static dyn door::Host>,
     /// The groups, by number.
     pub groups: BTreeMap<u32, Arc<Group>>,
@@ -114,6 +117,7 @@ impl Run {
             containers: Mutex::default(),
             dir,
             host: OnceLock::new(),
+            resets: OnceLock::new(),
             service: OnceLock::new(),
             groups,
             pins: Arc::default(),
@@ -192,6 +196,25 @@ impl Run {
     /// ENODEV when it is not bound to VFIO, or is being unbound.
     pub fn hold(&self, function: &Function) -> Result<Lock, Errno> {
         Lock::share_existing(&self.dir, &hostdrv::vfio_lock(function.bdf()))
+    }
+
+    /// How often sysfs reset the devices.
+    ///
+    /// # Errors
+    /// As [`Resets::of`].
+    pub fn resets(&self) -> Result<Arc<Resets>, Errno> {
+        if let Some(resets) = self.resets.get() {
+            return Ok(resets.clone());
+        }
+        let resets = Arc::new(Resets::of(&self.dir)?);
+        Ok(self.resets.get_or_init(|| resets).clone())
+    }
+
+    /// How many mappings a container that gets an address space now may hold (`dma_entry_limit` of vfio_iommu_type1).
+    pub fn dma_entry_limit(&self) -> u32 {
+        let limit = Tree::new(&self.dir.join("root")).value(DMA_ENTRY_LIMIT);
+        let limit = limit.ok().and_then(|limit| limit.parse().ok());
+        limit.unwrap_or(self.machine.vfio.dma_entry_limit)
     }
 
     /// The host's side of the machine.

@@ -57,10 +57,17 @@ pub fn open(place: &Path, flags: c_int) -> isize {
         sys::close(fd as c_int);
         return -(libc::EACCES as isize);
     }
-    if writes && !process::is_borrowed() {
-        files::mark(fd as c_int, Mark::Attribute);
+    if writes {
+        mark(fd as c_int);
     }
     fd
+}
+
+/// Marks a descriptor: what is written to it is written to an attribute.
+pub fn mark(fd: c_int) {
+    if !process::is_borrowed() {
+        files::mark(fd, Mark::Attribute);
+    }
 }
 
 fn has_directory(place: &Path) -> bool {

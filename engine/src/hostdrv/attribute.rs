@@ -1,5 +1,7 @@
 //! Which attribute does what, and how the kernel reads numbers and names in them.
 
+use std::io;
+
 use swiommu_abi::Errno;
 
 use super::Host;
@@ -33,7 +35,7 @@ pub(super) fn store(host: &Host, path: &str, value: &[u8]) -> Result<(), Errno> 
             let on = value.first() != Some(&b'0');
             host.set(path, if on { "1" } else { "0" })
         }
-        (Place::Bus, "rescan") | (Place::Device(_), "rescan") => match unsigned(value)? {
+        (Place::Bus, "rescan") | (Place::Device(_), "rescan") => match number(value)? {
             0 => Ok(()),
             _ => host.rescan(),
         },
@@ -45,25 +47,48 @@ pub(super) fn store(host: &Host, path: &str, value: &[u8]) -> Result<(), Errno> 
         }
         // no driver here moves vectors between virtual functions
         (Place::Device(_), "sriov_vf_msix_count") => Err(Errno::EOPNOTSUPP),
-        (Place::Device(index), "remove") => match unsigned(value)? {
+        (Place::Device(index), "remove") => match number(value)? {
             0 => Ok(()),
             _ => host.remove(index),
         },
-        (Place::Device(_), "numa_node" | "msi_bus" | "d3cold_allowed" | "broken_parity_status") => {
-            let number = unsigned(value)?;
-            host.set(path, &number.to_string())
+        (Place::Device(index), "reset") => match number(value)? {
+            1 => host.reset(index),
+            _ => Err(Errno::EINVAL),
+        },
+        (Place::Device(index), "reset_method") => host.set_reset_method(index, value),
+        (Place::Device(index), "numa_node") => host.set_numa_node(index, value),
+        // SET_IRQS follows msi_bus; what the others say is all that they do
+        (Place::Device(_), "msi_bus" | "d3cold_allowed" | "broken_parity_status") => {
+            let on = number(value)? != 0;
+            host.set(path, if on { "1" } else { "0" })
         }
+        (Place::Device(index), "enable") => match (number(value)?, host.driver(index)) {
+            (_, Some(_)) => Err(Errno::EBUSY),
+            // nobody could tell a device without a driver from one that is switched on
+            (_, None) => Err(Errno::EPERM),
+        },
         // configuration space is the device's: as in a kernel that is locked down
         (Place::Device(_), "config") => Err(Errno::EPERM),
-        // a uevent asked for by hand goes to nobody
-        (_, "uevent") => Ok(()),
+        // nobody listens to events
+        (_, "uevent") => event(value),
         (Place::Parameters("vfio_iommu_type1"), "dma_entry_limit") => {
             let number = u32::try_from(unsigned(value)?).map_err(|_| Errno::ERANGE)?;
             host.set(path, &number.to_string())
         }
-        (Place::Parameters(_), _) => {
+        // interrupts are remapped, so there are no unsafe ones
+        (Place::Parameters("vfio_iommu_type1"), "allow_unsafe_interrupts")
+        | (Place::Parameters("vfio_pci"), "enable_sriov") => {
             let on = boolean(value)?;
             host.set(path, if on { "Y" } else { "N" })
+        }
+        // what nothing here follows stays as it is
+        (Place::Parameters(_), _) => {
+            let wanted = if boolean(value)? { "Y" } else { "N" };
+            let now = host.tree.value(path.trim_start_matches('/'));
+            match now.map_err(super::damaged)? == wanted {
+                true => Ok(()),
+                false => Err(Errno::EPERM),
+            }
         }
         _ => Err(Errno::EIO),
     }
@@ -86,6 +111,33 @@ fn place<'a>(host: &Host, directory: &'a str) -> Option<Place<'a>> {
 }
 
 impl Host {
+    /// Where an attribute of a function is.
+    pub(super) fn attribute(&self, index: usize, name: &str) -> String {
+        format!("/{}/{name}", self.functions[index].directory())
+    }
+
+    /// `numa_node`: -1, or a node of the host that is online.
+    fn set_numa_node(&self, index: usize, value: &[u8]) -> Result<(), Errno> {
+        let node = match line(value) {
+            "-1" => None,
+            _ => Some(number(value)?),
+        };
+        let _lock = self.lock()?;
+        self.tree
+            .set_numa_node(&self.functions[index], node)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidInput => Errno::EINVAL,
+                _ => super::damaged(error),
+            })
+    }
+
+    /// May a driver of the function ask for MSI and MSI-X?
+    pub fn allows_msi(&self, index: usize) -> bool {
+        let path = self.attribute(index, "msi_bus");
+        let value = self.tree.value(path.trim_start_matches('/'));
+        value.map_or(true, |value| value != "0")
+    }
+
     /// Gives an attribute another line.
     ///
     /// # Errors
@@ -95,6 +147,24 @@ impl Host {
         self.tree
             .set_value(path.trim_start_matches('/'), line)
             .map_err(super::damaged)
+    }
+}
+
+/// A number, as the attributes of a bus or device take it.
+fn number(value: &[u8]) -> Result<u64, Errno> {
+    unsigned(value).map_err(|_| Errno::EINVAL)
+}
+
+/// An event to be told by hand: what happened, and perhaps to whom it matters (`kobject_synth_uevent`).
+fn event(value: &[u8]) -> Result<(), Errno> {
+    let text = line(value);
+    let known = [
+        "add", "remove", "change", "move", "online", "offline", "bind", "unbind",
+    ];
+    let action = text.split(' ').next().unwrap_or_default();
+    match known.contains(&action) {
+        true => Ok(()),
+        false => Err(Errno::EINVAL),
     }
 }
 

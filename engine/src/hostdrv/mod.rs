@@ -16,6 +16,7 @@
 //! locks/vfs-BDF       shared by the processes that have a virtual function of it open
 //! tokens/BDF          the token of a physical function, once one was given
 //! locks/owner-N           locked by the process that owns a group's DMA
+//! resets                  how often each device was reset by `reset`
 //! ```
 //!
 //! Order of the locks: rescan -> device -> host. `host` is never held while somebody waits for a client.
@@ -29,6 +30,7 @@ mod hotplug;
 mod ids;
 pub mod lock;
 mod release;
+pub mod reset;
 mod sriov;
 
 use std::io;

@@ -99,6 +99,7 @@ impl RunDir {
             }
         }
         fs::write(self.path.join("machine.json"), serde_json::to_vec(machine)?)?;
+        hostdrv::reset::create(&self.path, machine.devices.len())?;
         tree::build(&self.path.join("root"), machine, identities)?;
         for device in machine.devices.iter().filter(|device| device.present) {
             let driver = device

@@ -4,6 +4,7 @@ pub mod export;
 mod log;
 mod migrate;
 mod power;
+mod reset;
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +18,7 @@ use swiommu_mem::{EventWatch, UserAddr};
 use export::Exports;
 use migrate::Migration;
 use power::Power;
+use reset::BySysfs;
 
 use super::bus::Wires;
 use super::config::{Config, Effect};
@@ -57,6 +59,7 @@ struct Open {
     power: Power,
     exports: Exports,
     migration: Migration,
+    by_sysfs: Option<BySysfs>,
 }
 
 impl Function {
@@ -102,7 +105,9 @@ impl Function {
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
-        self.live.lock().unwrap()
+        let mut live = self.live.lock().unwrap();
+        live.catch_up(self.index);
+        live
     }
 
     /// A client opens the function; the first one powers it on. Returns a descriptor of its kernel object.
@@ -139,6 +144,7 @@ impl Function {
                 power: Power::default(),
                 exports: Exports::default(),
                 migration: Migration::default(),
+                by_sysfs: self.resets(run)?,
             };
             open.model.reset(&mut open.wires);
             let bytes = u64::from(vfio::PCI_NUM_REGIONS) << vfio::PCI_OFFSET_SHIFT;
@@ -165,13 +171,6 @@ impl Function {
         self.live().power_off();
     }
 
-    /// Function level reset.
-    pub fn reset(&self) {
-        if let Some(open) = &mut self.live().open {
-            open.reset();
-        }
-    }
-
     /// Bytes of configuration space.
     pub fn config_bytes(&self) -> u64 {
         if self.identity().express { 4096 } else { 256 }
@@ -191,6 +190,14 @@ impl Function {
             .open
             .as_ref()
             .map_or(0, |open| open.wires.irqs.count(index))
+    }
+
+    /// Does the client have neither INTx nor MSI nor MSI-X vectors?
+    pub fn has_no_vectors(&self) -> bool {
+        let live = self.live();
+        live.open
+            .as_ref()
+            .is_some_and(|open| open.wires.irqs.kind() == Kind::None)
     }
 
     /// SET_IRQS behind its size checks.
@@ -269,7 +276,10 @@ impl Function {
     ) -> Option<MutexGuard<'a, Live>> {
         loop {
             match all[target].live.try_lock() {
-                Ok(live) => return Some(live),
+                Ok(mut live) => {
+                    live.catch_up(target);
+                    return Some(live);
+                }
                 Err(TryLockError::Poisoned(_)) => return None,
                 Err(TryLockError::WouldBlock) => {}
             }
@@ -439,15 +449,6 @@ impl Open {
             .filter(|past| *past <= size)
             .ok_or(Errno::EFAULT)?;
         Ok(at as usize..past as usize)
-    }
-
-    /// The kernel saves configuration space before a reset and restores it after.
-    fn reset(&mut self) {
-        self.exports.revoke();
-        self.migration.reset();
-        self.wires.reset_msix_table();
-        self.model.reset(&mut self.wires);
-        self.settle_exports();
     }
 
     /// DisINTx in the command register holds the line back, like SET_IRQS' mask.

@@ -87,7 +87,7 @@ impl DeviceFile {
         }
         let answer = (info.argsz as usize).min(size_of::<vfio::DeviceInfo>());
         info.flags = vfio::DEVICE_FLAGS_PCI;
-        if self.function.identity().express {
+        if self.function.can_reset() {
             info.flags |= vfio::DEVICE_FLAGS_RESET;
         }
         info.num_regions = vfio::PCI_NUM_REGIONS;
@@ -183,12 +183,27 @@ impl DeviceFile {
             vfio::IRQ_SET_ACTION_TRIGGER => Action::Trigger,
             _ => return Err(Errno::ENOTTY),
         };
-        if set.index == vfio::PCI_REQ_IRQ_INDEX {
+        match set.index {
             // Any process may want the device back.
-            self.run.serve();
+            vfio::PCI_REQ_IRQ_INDEX => self.run.serve(),
+            vfio::PCI_MSI_IRQ_INDEX | vfio::PCI_MSIX_IRQ_INDEX => self.check_msi(&data)?,
+            _ => {}
         }
         self.function
             .set_irqs(set.index, action, set.start, data, set.count)
+    }
+
+    /// Whether the kernel would give MSI or MSI-X vectors for eventfds: not while `msi_bus` forbids it. What a client
+    /// has already is not taken away.
+    ///
+    /// # Errors
+    /// EINVAL.
+    fn check_msi(&self, data: &Data) -> Result<(), Errno> {
+        let begins = matches!(data, Data::Eventfd(_)) && self.function.has_no_vectors();
+        if begins && !self.run.host()?.allows_msi(self.function.index()) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
     }
 
     /// `vfio_set_irqs_validate_and_prepare`: the size of one vector's data.
@@ -218,7 +233,7 @@ impl DeviceFile {
     }
 
     fn reset(&self) -> Result<(), Errno> {
-        if !self.function.identity().express {
+        if !self.function.can_reset() {
             return Err(Errno::EINVAL);
         }
         self.function.reset();

@@ -56,7 +56,7 @@ impl Type1 {
             ioas,
             windows: BTreeMap::new(),
             tracking: false,
-            available: run.machine.vfio.dma_entry_limit,
+            available: run.dma_entry_limit(),
         }
     }
 

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attributes;
 mod both_doors;
 mod cdev;
 mod change_process;

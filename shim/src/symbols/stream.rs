@@ -8,7 +8,7 @@ use libc::{FILE, O_APPEND, O_CLOEXEC, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC
 use super::fd::{close_raw, closed_by_libc};
 use super::open::{at_place, remember};
 use crate::real::real;
-use crate::{attributes, guard, mock, paths, stat};
+use crate::{attributes, guard, mock, paths, stat, sys};
 
 /// The open flags of a stream mode, as far as a device node cares.
 fn flags(mode: &[u8]) -> c_int {
@@ -67,22 +67,75 @@ unsafe fn stream_of(fd: c_int, mode: *const c_char) -> *mut FILE {
     file
 }
 
+type Reopen = unsafe extern "C" fn(*const c_char, *const c_char, *mut FILE) -> *mut FILE;
+
 unsafe fn reopen(
     path: *const c_char,
     mode: *const c_char,
     file: *mut FILE,
-    real: unsafe extern "C" fn(*const c_char, *const c_char, *mut FILE) -> *mut FILE,
+    real: Reopen,
 ) -> *mut FILE {
     // SAFETY: the client's call; libc closes the old descriptor inside.
     unsafe {
-        if !path.is_null() {
-            closed_by_libc(libc::fileno(file));
+        if path.is_null() {
+            let ours = !mode.is_null() && attributes::is_open(libc::fileno(file));
+            return match ours {
+                true => real(path, uncut(mode).as_ptr(), file),
+                false => real(path, mode, file),
+            };
         }
+        closed_by_libc(libc::fileno(file));
         match paths::resolve_cwd(path) {
             None => real(path, mode, file),
+            Some(place) if attributes::is_place(&place) && !mode.is_null() => {
+                reopen_attribute(&place, mode, file, real)
+            }
             Some(place) => real(place.kernel(), mode, file),
         }
     }
+}
+
+/// libc opens the file by itself, after our own open showed that it may and how.
+unsafe fn reopen_attribute(
+    place: &paths::Path,
+    mode: *const c_char,
+    file: *mut FILE,
+    real: Reopen,
+) -> *mut FILE {
+    // SAFETY: the client's strings and our own; without a name libc does nothing but close the stream.
+    unsafe {
+        let fd = at_place(place, flags(CStr::from_ptr(mode).to_bytes()), 0, 0);
+        if fd < 0 {
+            let errno = sys::errno();
+            real(c"".as_ptr(), mode, file);
+            sys::set_errno(errno);
+            return std::ptr::null_mut();
+        }
+        let written = attributes::is_open(fd);
+        close_raw(fd);
+        let file = real(place.kernel(), uncut(mode).as_ptr(), file);
+        if !file.is_null() {
+            remember(libc::fileno(file), place);
+            if written {
+                attributes::mark(libc::fileno(file));
+            }
+        }
+        file
+    }
+}
+
+/// A mode that lets libc do the same without cutting the file. Longer ones than there are lose what nobody knows.
+unsafe fn uncut(mode: *const c_char) -> [c_char; 32] {
+    let mut copy = [0; 32];
+    // SAFETY: the client's string.
+    let mode = unsafe { CStr::from_ptr(mode) }.to_bytes();
+    for (to, letter) in copy[..31].iter_mut().zip(mode) {
+        *to = *letter as c_char;
+    }
+    if copy[0] == b'w' as c_char {
+        copy[0] = b'a' as c_char;
+    }
+    copy
 }
 
 /// glibc's `glob_t`, whose alternative directory functions the `libc` crate does not name.

@@ -21,6 +21,16 @@ impl Cpus {
         Cpus::of_list(list.trim())
     }
 
+    /// The processors of a node of the host's memory.
+    ///
+    /// # Errors
+    /// InvalidInput: there is no such node.
+    fn of_node(node: u64) -> io::Result<Cpus> {
+        let list = fs::read_to_string(format!("/sys/devices/system/node/node{node}/cpulist"));
+        let list = list.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(Cpus::of_list(list.trim()))
+    }
+
     fn of_list(list: &str) -> Cpus {
         let mut words = vec![0u32];
         for range in list.split(',') {
@@ -70,6 +80,23 @@ impl Tree {
             self.link(&link, &device.directory())?;
         }
         Ok(())
+    }
+
+    /// A function is near a node of the host's memory, or `None` of them.
+    ///
+    /// # Errors
+    /// InvalidInput: the host has no such node. What writing the files gave.
+    pub fn set_numa_node(&self, device: &Function, node: Option<u64>) -> io::Result<()> {
+        let cpus = node.map_or_else(|| Ok(Cpus::of_host()), Cpus::of_node)?;
+        let node = node.map_or("-1".into(), |node| node.to_string());
+        let values = [
+            ("local_cpulist", cpus.list),
+            ("local_cpus", cpus.mask),
+            ("numa_node", node),
+        ];
+        let directory = device.directory();
+        let mut values = values.iter();
+        values.try_for_each(|(name, value)| self.set_value(&format!("{directory}/{name}"), value))
     }
 
     /// A function disappears; it is bound to no driver any more. Its group goes with its last member.

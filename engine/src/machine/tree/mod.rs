@@ -17,7 +17,7 @@ mod sriov;
 mod vfio;
 
 pub use iommu::Registers;
-pub use vfio::VFIO_PCI_PARAMETERS;
+pub use vfio::{DMA_ENTRY_LIMIT, VFIO_PCI_PARAMETERS};
 
 use super::resources::assign;
 use super::{Bdf, Machine};

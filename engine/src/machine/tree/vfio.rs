@@ -6,6 +6,8 @@ use std::io;
 
 /// The parameters of vfio-pci.
 pub const VFIO_PCI_PARAMETERS: &str = "sys/module/vfio_pci/parameters";
+/// How many mappings a container may hold.
+pub const DMA_ENTRY_LIMIT: &str = "sys/module/vfio_iommu_type1/parameters/dma_entry_limit";
 
 /// /sys/module/vfio*.
 pub(super) fn modules(tree: &Tree, machine: &Machine) -> io::Result<()> {
