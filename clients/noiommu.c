@@ -3,6 +3,7 @@
  * addresses, which the program finds in /proc/self/pagemap. edu drives 28 address bits: the memory must lie low.
  */
 #include "edu.h"
+#include "iommufd.h"
 
 static int open_noiommu(int number)
 {
@@ -153,6 +154,97 @@ static void dma(struct door *door)
 	munmap((void *)edu_bar, region(edu_device, 0).size);
 }
 
+/* A device's own node is not there, only its directory. */
+static void no_node(const char *bdf)
+{
+	char path[PATH_MAX], name[32];
+
+	node_name(bdf, name);
+	line_of("vfio-dev-number", "/sys/bus/pci/devices/%s/vfio-dev/%s/dev", bdf, name);
+	line_of("vfio-dev-uevent", "/sys/bus/pci/devices/%s/vfio-dev/%s/uevent", bdf, name);
+	snprintf(path, sizeof(path), "/sys/class/vfio-dev/%s", name);
+	say("vfio-dev-class", "%s", answer(access(path, F_OK)));
+	say("vfio-dev-directory", "%s", answer(access("/dev/vfio/devices", F_OK)));
+	snprintf(path, sizeof(path), "/dev/vfio/devices/%s", name);
+	say("vfio-dev-node", "%s", tried(open(path, O_RDWR)));
+}
+
+static int vfio_ioas(int iommu, int op, uint32_t id)
+{
+	struct vfio_ioas v = { .ioas_id = id, .op = op };
+
+	return COMMAND(iommu, VFIO_IOAS, &v);
+}
+
+static void set_iommu(const char *when, int fd)
+{
+	static const unsigned kinds[] = { 0, 1, 3, 8, 8, 9 };
+	char name[64];
+
+	for (unsigned i = 0; i < COUNT(kinds); i++) {
+		snprintf(name, sizeof(name), "%s-set-iommu-%u", when, kinds[i]);
+		say(name, "%s", answer(ioctl(fd, VFIO_SET_IOMMU, kinds[i])));
+	}
+}
+
+/* /dev/iommu in the container's place. */
+static void by_iommufd(int number)
+{
+	int iommu = open_iommu(), g = open_noiommu(number), other, again;
+	struct vfio_device_info info = { .argsz = sizeof(info) };
+	struct vfio_pci_hot_reset_info reset = { .argsz = sizeof(reset) };
+	struct bind b = { .argsz = 16, .iommufd = iommu };
+	struct door door = { .container = iommu, .group = g };
+	uint32_t ioas;
+
+	extensions("fresh", iommu);
+	set_iommu("fresh", iommu);
+	say("set-container", "%s", answer(ioctl(g, VFIO_GROUP_SET_CONTAINER, &iommu)));
+	say("set-container-again", "%s", answer(ioctl(g, VFIO_GROUP_SET_CONTAINER, &iommu)));
+	status("joined-status", g);
+	extensions("joined", iommu);
+	commands("joined", iommu);
+	say("joined-get-ioas", "%s", answer(vfio_ioas(iommu, 0, 0)));
+	say("get-device", "%s", opened(door.device = ioctl(g, VFIO_GROUP_GET_DEVICE_FD, device("EDU"))));
+	set_iommu("joined", iommu);
+	say("device-get-info", "%s", answer(ioctl(door.device, VFIO_DEVICE_GET_INFO, &info)));
+	say("device-hot-reset-info", "%s", answer(ioctl(door.device, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, &reset)));
+	say("device-bind", "%s", answer(ioctl(door.device, BIND, &b)));
+	dma(&door);
+	other = open_noiommu(group_number(device("NVME")));
+	say("second-group-joins", "%s", answer(ioctl(other, VFIO_GROUP_SET_CONTAINER, &iommu)));
+	ioas = ioas_alloc(iommu);
+	say("set-ioas", "%s", answer(vfio_ioas(iommu, 1, ioas)));
+	set_iommu("with-ioas", iommu);
+	commands("with-ioas", iommu);
+	say("get-open-device", "%s", tried(ioctl(g, VFIO_GROUP_GET_DEVICE_FD, device("EDU"))));
+	say("get-other-device", "%s", tried(ioctl(other, VFIO_GROUP_GET_DEVICE_FD, device("NVME"))));
+	say("clear-ioas", "%s", answer(vfio_ioas(iommu, 2, 0)));
+	say("get-other-device-now", "%s", tried(ioctl(other, VFIO_GROUP_GET_DEVICE_FD, device("NVME"))));
+	say("unset-with-device-open", "%s", answer(ioctl(g, VFIO_GROUP_UNSET_CONTAINER)));
+	status("left-status", g);
+	say("left-device-get-info", "%s", answer(ioctl(door.device, VFIO_DEVICE_GET_INFO, &info)));
+	close(g);
+	again = open_noiommu(number);
+	say("open-with-device-open", "%s", opened(again));
+	close(again);
+	close(door.device);
+	close(other);
+	close(iommu);
+
+	iommu = open_iommu();
+	ioas = ioas_alloc(iommu);
+	vfio_ioas(iommu, 1, ioas);
+	g = open_noiommu(number);
+	say("set-container-with-ioas", "%s", answer(ioctl(g, VFIO_GROUP_SET_CONTAINER, &iommu)));
+	status("refused-status", g);
+	say("destroy-ioas", "%s", answer(destroy(iommu, ioas)));
+	say("set-container-without", "%s", answer(ioctl(g, VFIO_GROUP_SET_CONTAINER, &iommu)));
+	close(g);
+	extensions("group-closed", iommu);
+	close(iommu);
+}
+
 int main(void)
 {
 	int number = group_number(device("EDU")), c = open_container(), g, other;
@@ -191,5 +283,8 @@ int main(void)
 	close(other);
 	commands("all-left", c);
 	close_door(&(struct door){ .container = c, .group = g, .device = -1 });
+	no_node(device("EDU"));
+	snprintf(prefix, sizeof(prefix), "iommufd/");
+	by_iommufd(number);
 	return 0;
 }

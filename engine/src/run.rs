@@ -320,9 +320,7 @@ impl Engine for OpenRun {
             if let Some(name) = name.strip_prefix("devices/vfio") {
                 let number = name.parse().ok()?;
                 let function = run.functions.get::<usize>(number)?;
-                let machine = &run.machine;
-                let there =
-                    !machine.without_iommu() && machine.takes_iommufd(function.config().group);
+                let there = run.machine.has_own_nodes(function.config().group);
                 return there.then(|| CdevFile::open(run, function));
             }
             let group = run.groups.values().find(|group| group.node == name)?;

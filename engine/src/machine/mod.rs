@@ -95,11 +95,16 @@ impl Machine {
         self.iommu.kind == IommuKind::None
     }
 
-    /// Whether devices of a group come to an iommufd, and so have nodes of their own: with `multi_device_groups=1` only
-    /// one that is alone in its group, be the others there or not.
+    /// Whether devices of a group come to an iommufd: with `multi_device_groups=1` only one that is alone in its group, be
+    /// the others there or not.
     pub fn takes_iommufd(&self, group: u32) -> bool {
         let members = self.devices.iter().filter(|device| device.group == group);
         self.vfio.multi_device_groups != 1 || members.count() == 1
+    }
+
+    /// Whether devices of a group have nodes of their own. None has without an IOMMU.
+    pub fn has_own_nodes(&self, group: u32) -> bool {
+        !self.without_iommu() && self.takes_iommufd(group)
     }
 
     /// What the node of a group is called in /dev/vfio.

@@ -157,6 +157,11 @@ impl Function {
         Ok(object)
     }
 
+    /// Whether a client has it open.
+    pub fn is_open(&self) -> bool {
+        self.live().files > 0
+    }
+
     /// A device file closed; the last one powers the function off.
     pub fn close(&self) {
         let mut live = self.live();

@@ -32,8 +32,8 @@ pub struct DeviceFile {
 pub enum User {
     /// A group in a container.
     Group(Arc<GroupFile>),
-    /// A binding to an iommufd, which a group has for its container.
-    Iommufd(Arc<Binding>),
+    /// An iommufd, which a group has for its container, and the binding to it: without an IOMMU there is none.
+    Iommufd(Option<Arc<Binding>>),
     /// A binding to an iommufd, by the device's own node.
     Node(Arc<Binding>),
 }

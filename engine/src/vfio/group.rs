@@ -15,6 +15,7 @@ use super::argsz::{copy_in, copy_out};
 use super::bound::Binding;
 use super::container::{Container, ContainerFile};
 use super::device::{DeviceFile, User};
+use super::noiommu::{self, Untranslated};
 use super::owner::{Owner, Ownership};
 use super::vf_token::{self, Admission, Token};
 use crate::door::{Answer, Call, CharDevice, File, NewFile};
@@ -205,7 +206,10 @@ impl GroupFile {
         if !self.run.machine.takes_iommufd(self.group.number) {
             return Err(Errno::EINVAL);
         }
-        compat::ensure_ioas(file.context())?;
+        match self.run.machine.without_iommu() {
+            true => file.context().set_no_iommu()?,
+            false => compat::ensure_ioas(file.context())?,
+        }
         state.backing = Some(Backing::Iommufd(file.context().clone()));
         Ok(())
     }
@@ -238,6 +242,11 @@ impl GroupFile {
                 state.devices += 1;
                 opened
             }
+            Some(Backing::Iommufd(context)) if self.run.machine.without_iommu() => {
+                noiommu::may_open(function, context)?;
+                let (user, space) = (User::Iommufd(None), Arc::new(Untranslated));
+                DeviceFile::open(&self.run, function, user, held, space, call)?
+            }
             Some(Backing::Iommufd(context)) => self.open_bound(context, function, held, call)?,
             _ => return Err(Errno::EINVAL),
         };
@@ -261,7 +270,7 @@ impl GroupFile {
             Some(binding) => binding,
             None => Arc::new(Binding::new(&self.run, context, &self.group, function)?),
         };
-        let user = User::Iommufd(binding.clone());
+        let user = User::Iommufd(Some(binding.clone()));
         let opened = DeviceFile::open(&self.run, function, user, held, binding.clone(), call)?;
         if first {
             binding.attach(context.vfio_ioas::<IoasObject>()?.id())?;

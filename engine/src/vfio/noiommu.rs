@@ -14,6 +14,10 @@ use swiommu_mem::fd::Hidden;
 use swiommu_mem::{PAGE, UserAddr};
 
 use crate::door::{Answer, Call, File, NewFile};
+use crate::iommufd::context::Context;
+use crate::iommufd::space::IoasObject;
+use crate::iommufd::{Ioas, Space};
+use crate::pci::function::Function;
 
 /// One past the last address of a process.
 const MEMORY_END: u64 = 1 << 47;
@@ -63,6 +67,25 @@ pub fn set_iommu(kind: u64, rawio: bool) -> Result<(), Errno> {
         vfio::NOIOMMU_IOMMU => Err(Errno::EPERM),
         _ => Err(Errno::ENODEV),
     }
+}
+
+/// Whether a device may be opened whose group has an iommufd for its container. Who has the group open has
+/// CAP_SYS_RAWIO.
+///
+/// # Errors
+/// EPERM at the first opening while the iommufd has an address space for the VFIO calls: translation is expected.
+pub fn may_open(function: &Function, context: &Context) -> Result<(), Errno> {
+    match function.is_open() || context.vfio_ioas::<IoasObject>().is_err() {
+        true => Ok(()),
+        false => Err(Errno::EPERM),
+    }
+}
+
+/// A device of such a group has no address space.
+pub struct Untranslated;
+
+impl Space for Untranslated {
+    fn show(&self, _: &mut dyn FnMut(&Ioas)) {}
 }
 
 /// `/proc/self/pagemap` as a process with CAP_SYS_ADMIN reads it (`Documentation/admin-guide/mm/pagemap.rst`).

@@ -1,6 +1,6 @@
 //! No-IOMMU mode: what is left of containers and groups, and what a device's DMA reaches.
 
-use swiommu_abi::{Errno, vfio};
+use swiommu_abi::{Errno, iommufd, vfio};
 
 use crate::support::edu::{load, store};
 use crate::support::memory::Memory;
@@ -130,5 +130,70 @@ fn the_pagemap_tells_where_a_page_is_and_hides_nothing_else() {
         translated.open("/proc/self/pagemap").err(),
         Some(Errno::ENOENT),
         "behind an IOMMU the kernel's own is right"
+    );
+}
+
+#[test]
+fn an_iommufd_in_the_container_s_place_maps_nothing_either() {
+    let world = world();
+    let (iommu, group) = (world.iommu(), world.open("/dev/vfio/noiommu-4").unwrap());
+    let set = |kind| iommu.fd.ioctl(vfio::SET_IOMMU, kind);
+    assert_eq!(set(vfio::NOIOMMU_IOMMU), Err(Errno::EINVAL), "no group");
+    assert_eq!(group.set_container(&iommu.fd), Ok(0));
+    assert_eq!(set(vfio::TYPE1V2_IOMMU), Err(Errno::EINVAL));
+    assert_eq!(set(vfio::NOIOMMU_IOMMU), Ok(0));
+    assert_eq!(iommu.fd.map(0, 0, 4096, 3), Err(Errno::ENODEV));
+    assert_eq!(
+        iommu.vfio_ioas(iommufd::VFIO_IOAS_GET, 0),
+        Err(Errno::ENODEV)
+    );
+    let device = group.device("0000:00:04.0").unwrap();
+    device.bus_master(true);
+    let memory = Memory::pages(2);
+    memory.write(0, b"from the client");
+    load(&device, memory.base(), 64);
+    store(&device, memory.base() + 4096, 64);
+    assert_eq!(memory.read(4096, 15), b"from the client");
+    store(&device, 1 << 50, 64);
+    assert_eq!(world.kinds(), ["no-memory"]);
+}
+
+#[test]
+fn an_address_space_for_the_vfio_calls_keeps_such_devices_out() {
+    let world = world();
+    let group = world.open("/dev/vfio/noiommu-4").unwrap();
+    let iommu = world.iommu();
+    let ioas = iommu.ioas();
+    iommu.vfio_ioas(iommufd::VFIO_IOAS_SET, ioas).unwrap();
+    assert_eq!(group.set_container(&iommu.fd), Err(Errno::EINVAL));
+    iommu.vfio_ioas(iommufd::VFIO_IOAS_CLEAR, 0).unwrap();
+    assert_eq!(group.set_container(&iommu.fd), Ok(0));
+    let device = || group.device("0000:00:04.0");
+    iommu.vfio_ioas(iommufd::VFIO_IOAS_SET, ioas).unwrap();
+    assert_eq!(device().err(), Some(Errno::EPERM));
+    iommu.vfio_ioas(iommufd::VFIO_IOAS_CLEAR, 0).unwrap();
+    let open = device().unwrap();
+    iommu.vfio_ioas(iommufd::VFIO_IOAS_SET, ioas).unwrap();
+    assert!(device().is_ok(), "only the first opening is asked");
+    drop(open);
+    assert_eq!(device().err(), Some(Errno::EPERM));
+}
+
+#[test]
+fn a_device_is_in_vfio_s_class_and_has_no_node() {
+    let world = world();
+    let directory = world.place("/sys/bus/pci/devices/0000:00:04.0/vfio-dev/vfio0");
+    assert_eq!(std::fs::read(directory.join("uevent")).unwrap(), b"");
+    assert!(!directory.join("dev").exists());
+    assert!(world.place("/sys/class/vfio-dev/vfio0").exists());
+    assert!(!world.place("/dev/vfio/devices").exists());
+    let node = world.open("/dev/vfio/devices/vfio0").err();
+    assert_eq!(node, Some(Errno::ENOENT));
+    let translated = World::new(machine(Model::Scalable, [edu(4, 4)]));
+    assert!(translated.place("/dev/vfio/devices/vfio0").exists());
+    translated.unbind("0000:00:04.0").unwrap();
+    assert!(
+        !translated.place("/dev/vfio/devices").exists(),
+        "it goes with the last"
     );
 }

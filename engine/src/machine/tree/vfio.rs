@@ -98,13 +98,14 @@ pub(super) fn container(tree: &Tree) -> io::Result<()> {
 }
 
 impl Tree {
-    /// A function is VFIO's: it has a node of its own, and its group has one.
+    /// A function is VFIO's: it may have a node of its own, and its group has one.
     ///
     /// # Errors
     /// What making files gave.
     pub fn register(&self, machine: &Machine, function: &Function) -> io::Result<()> {
         if let Some(number) = cdev_number(machine, function) {
-            cdev::add(self, &function.directory(), number)?;
+            let node = machine.has_own_nodes(function.group);
+            cdev::add(self, &function.directory(), number, node)?;
         }
         let (major, minor) = (GROUP_MAJOR, function.group);
         let name = machine.group_node(minor);
@@ -157,9 +158,9 @@ fn places(name: &str) -> (String, String) {
     )
 }
 
-/// The number of a function's own node, if it has one. There is none without an IOMMU.
+/// The number of a function in the class of VFIO's devices, if it is there.
 fn cdev_number(machine: &Machine, function: &Function) -> Option<usize> {
     let mut devices = machine.devices.iter();
     let number = devices.position(|device| device.address() == function.bdf);
-    number.filter(|_| !machine.without_iommu() && machine.takes_iommufd(function.group))
+    number.filter(|_| machine.takes_iommufd(function.group))
 }
