@@ -9,6 +9,7 @@ use swiommu_mem::UserAddr;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::door::Call;
+use crate::iommufd::inject;
 
 /// Copies the first `minsz` bytes of a `T` in; the rest is zero.
 ///
@@ -99,7 +100,7 @@ impl Chain {
     /// Returns `(argsz, cap_offset)` to answer with: the size needed and 0 when it did not fit.
     ///
     /// # Errors
-    /// EFAULT.
+    /// EFAULT; ENOMEM by fault injection.
     pub fn place(
         mut self,
         call: &Call<'_>,
@@ -107,6 +108,7 @@ impl Chain {
         head: usize,
         argsz: u32,
     ) -> Result<(u32, u32), Errno> {
+        inject::point()?;
         let needed = head + self.bytes.len();
         if (argsz as usize) < needed {
             return Ok((needed as u32, 0));

@@ -12,8 +12,7 @@ use support::memory::{Memory, address_of};
 use support::mock::Mock;
 use support::nvme::Driver;
 use support::vfio::{CONFIG, RW, region};
-use support::{Answered, Fd, Model, World, device, edu, machine, stub};
-use swiommu_engine::machine::{DeviceKind, Medium, Migration, NvmeConfig};
+use support::{Answered, Fd, Model, World, edu, machine, nvme, stub};
 
 /// One open file of each kind, and memory whose addresses the input can name.
 struct Target {
@@ -28,18 +27,7 @@ struct Target {
 
 impl Target {
     fn new(model: Model) -> Target {
-        let medium = Medium {
-            path: "medium".into(),
-            bytes: 1 << 20,
-            read_only: false,
-        };
-        let nvme = DeviceKind::Nvme(NvmeConfig {
-            namespaces: vec![medium],
-            queues: 4,
-            migration: Migration::All,
-            ..NvmeConfig::default()
-        });
-        let world = World::new(machine(model, [edu(4, 4), stub(5, 5), device(6, 6, nvme)]));
+        let world = World::new(machine(model, [edu(4, 4), stub(5, 5), nvme(6, 6)]));
         let (container, group) = world.joined(4, vfio::TYPE1V2_IOMMU);
         let mut devices = vec![group.device("0000:00:04.0").unwrap()];
         let mut others = Vec::new();

@@ -7,6 +7,7 @@ use swiommu_abi::{Errno, iommufd};
 
 use super::account::{Account, Locked, Mode};
 use super::file::Command;
+use super::inject;
 use super::pages::Pages;
 use super::space::IoasObject;
 
@@ -65,7 +66,7 @@ fn charge(
         (of_mode.map(|(_, bytes)| bytes).sum::<u64>(), account)
     });
     locked.charge(user.0, &user.1)?;
-    locked
-        .charge(own.0, &own.1)
+    inject::point()
+        .and_then(|()| locked.charge(own.0, &own.1))
         .inspect_err(|_| locked.uncount(user.0, &user.1))
 }

@@ -5,6 +5,7 @@ use swiommu_mem::{Caller, UserAddr};
 
 use super::file::Command;
 use super::hwpt::Hwpt;
+use super::inject;
 use super::object::Ref;
 
 /// IOMMU_HWPT_SET_DIRTY_TRACKING. Switching it on forgets what was written before.
@@ -45,6 +46,7 @@ pub fn get_bitmap(
     if !hwpt.dirty {
         return Err(Errno::EOPNOTSUPP);
     }
+    inject::point()?;
     let mut bitmap = Bitmap::new(&command.call.client, cmd);
     if let Some(last) = ioas.contiguous_to(cmd.iova, last) {
         let clear = cmd.flags & no_clear == 0;

@@ -1,11 +1,14 @@
 //! Points where an allocation or a pin can be made to fail, for tests of what happens then.
 //!
 //! The kernel has `/proc/thread-self/fail-nth`: the n-th allocation of that thread fails. Here every reservation of the
-//! object table, area, set of pages, pin and page-table write asks [`fails`] first. Nothing is armed in ordinary use,
+//! object table, area, set of pages, pin and page-table write asks [`fails`] first, and so does what the kernel allocates
+//! for a container, a group or a device. Nothing is armed in ordinary use,
 //! and then a point costs one load.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use swiommu_abi::Errno;
 
 /// How many threads are armed.
 static ARMED: AtomicU32 = AtomicU32::new(0);
@@ -34,6 +37,15 @@ pub fn left() -> u32 {
 #[inline]
 pub fn fails() -> bool {
     ARMED.load(Ordering::Relaxed) != 0 && countdown()
+}
+
+/// A point where an allocation can be made to fail.
+///
+/// # Errors
+/// ENOMEM, if it does.
+#[inline]
+pub fn point() -> Result<(), Errno> {
+    if fails() { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
 #[cold]

@@ -12,7 +12,7 @@ use swiommu_iommu::StreamId;
 use super::noiommu;
 use super::type1::{self, Type1};
 use crate::door::{Answer, Call, CharDevice, File};
-use crate::iommufd::{Ioas, Space};
+use crate::iommufd::{Ioas, Space, inject};
 use crate::run::Run;
 
 /// A container, shared by its descriptors and by the groups in it.
@@ -56,14 +56,19 @@ impl Container {
     }
 
     /// A group joins; its functions attach if the container has an address space.
-    pub fn join(&self, group: u32, streams: Vec<StreamId>) {
+    ///
+    /// # Errors
+    /// ENOMEM, by fault injection.
+    pub fn join(&self, group: u32, streams: Vec<StreamId>) -> Result<(), Errno> {
         let mut state = self.state();
         if let Some(iommu) = &state.iommu {
+            inject::point()?;
             for &stream in &streams {
                 self.run.iommu.attach(stream, iommu.ioas.domain());
             }
         }
         state.groups.push((group, streams));
+        Ok(())
     }
 
     /// A group leaves; its functions are blocked from here on.
@@ -102,6 +107,7 @@ impl Container {
             vfio::UNMAP_ALL => return Err(Errno::EINVAL),
             _ => return Err(Errno::ENODEV),
         };
+        inject::point()?;
         let iommu = Type1::new(&self.run, v2);
         for (_, streams) in &state.groups {
             for &stream in streams {

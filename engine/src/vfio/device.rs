@@ -13,7 +13,7 @@ use super::vf_token::Admission;
 use super::{cdev, hot_reset};
 use crate::door::{Answer, Call, File, Mmio, Span};
 use crate::hostdrv::lock::Lock;
-use crate::iommufd::Space;
+use crate::iommufd::{Space, inject};
 use crate::pci::Bar;
 use crate::pci::function::Function;
 use crate::pci::irq::{Action, Data};
@@ -51,6 +51,7 @@ impl DeviceFile {
         space: Arc<dyn Space>,
         call: &Call<'_>,
     ) -> Result<(OwnedFd, DeviceFile), Errno> {
+        inject::point()?;
         let object = function.open(run, space, call)?;
         let file = DeviceFile {
             run: run.clone(),
@@ -164,6 +165,9 @@ impl DeviceFile {
         let set: vfio::IrqSet = copy_in(call, arg, minsz)?;
         let item = self.check_irq_set(&set, minsz)?;
         let bytes = set.count as usize * item;
+        if bytes > 0 {
+            inject::point()?;
+        }
         let mut raw = vec![0u8; bytes];
         call.client
             .read(UserAddr(arg + minsz as u64), &mut raw)

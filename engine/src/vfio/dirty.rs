@@ -9,6 +9,7 @@ use swiommu_mem::UserAddr;
 use super::argsz::{copy_in, through};
 use super::type1::Type1;
 use crate::door::Call;
+use crate::iommufd::inject;
 
 /// The largest bitmap: 2^28 bytes, `DIRTY_BITMAP_SIZE_MAX`.
 pub const BITMAP_BYTES_MAX: u64 = 1 << 28;
@@ -81,7 +82,10 @@ impl Type1 {
             return Err(Errno::EINVAL);
         }
         match dirty.flags {
-            vfio::DIRTY_PAGES_FLAG_START => self.tracking = true,
+            vfio::DIRTY_PAGES_FLAG_START => {
+                inject::point()?;
+                self.tracking = true;
+            }
             vfio::DIRTY_PAGES_FLAG_STOP => self.tracking = false,
             vfio::DIRTY_PAGES_FLAG_GET_BITMAP => {
                 if (dirty.argsz as usize - minsz) < size_of::<vfio::DirtyBitmapGet>() {

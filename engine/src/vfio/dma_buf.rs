@@ -10,6 +10,7 @@ use super::argsz::copy_in;
 use super::device::DeviceFile;
 use super::feature::Ask;
 use crate::door::{Answer, Call, File, NewFile, Span};
+use crate::iommufd::inject;
 use crate::iommufd::pages::DmaBuf;
 use crate::pci::Bar;
 use crate::pci::function::export::Export;
@@ -48,7 +49,9 @@ impl DeviceFile {
             .iter()
             .map(|part| (part.offset, part.length))
             .collect();
+        inject::point()?;
         let export = self.function().export(get.region_index as u8, &parts)?;
+        inject::point()?;
         let object = fd::object(export.bytes())?;
         if get.open_flags & rustix::fs::OFlags::CLOEXEC.bits() == 0 {
             fd::keep_on_exec(&object)?;

@@ -7,6 +7,7 @@ use super::argsz::{copy_in, copy_out};
 use super::device::DeviceFile;
 use super::feature::Ask;
 use crate::door::Call;
+use crate::iommufd::inject;
 
 /// The ranges that fit a page.
 const RANGES_MOST: u32 = 4096 / size_of::<vfio::DmaLoggingRange>() as u32;
@@ -24,6 +25,7 @@ impl DeviceFile {
             1..=RANGES_MOST => {}
             _ => return Err(Errno::E2BIG),
         }
+        inject::point()?;
         let ranges = copy_ranges(call, &control)?;
         control.page_size = self.function().start_log(ranges, control.page_size)?;
         copy_out(call, ask.data, &control, bytes).inspect_err(|_| self.function().stop_log())

@@ -196,7 +196,8 @@ impl GroupFile {
             Ok(file) => {
                 let (run, number) = (&self.run, self.group.number);
                 self.group.ownership.claim(run, number, Owner::Group)?;
-                file.container.join(number, self.group.streams());
+                let joined = file.container.join(number, self.group.streams());
+                joined.inspect_err(|_| self.group.ownership.release(Owner::Group))?;
                 state.backing = Some(Backing::Container(file.container.clone()));
                 return Ok(());
             }

@@ -15,6 +15,7 @@ use super::device::DeviceFile;
 use super::group::GroupFile;
 use crate::door::{Call, File};
 use crate::hostdrv::Host;
+use crate::iommufd::inject;
 use crate::pci::function::Function;
 use crate::run::Run;
 
@@ -64,6 +65,7 @@ pub fn info(device: &DeviceFile, call: &Call<'_>, arg: u64) -> Result<(), Errno>
         copy_out(call, arg, &info, MINSZ)?;
         return Err(Errno::ENOSPC);
     }
+    inject::point()?;
     let mut devices: Vec<_> = affected.iter().map(dependent).collect();
     if let Some(node) = device.node() {
         let host = device.run().host()?;
@@ -114,6 +116,7 @@ pub fn reset(device: &DeviceFile, call: &Call<'_>, arg: u64) -> Result<(), Errno
     if reset.count as usize > affected.len() {
         return Err(Errno::EINVAL);
     }
+    inject::point()?;
     let groups = given_groups(call, arg, reset.count as usize)?;
     let host = device.run().host()?;
     let is_owned = |function: &Function| match node {

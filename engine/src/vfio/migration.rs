@@ -10,6 +10,7 @@ use super::argsz::{copy_in, copy_out};
 use super::device::DeviceFile;
 use super::feature::Ask;
 use crate::door::{Answer, Call, File, NewFile};
+use crate::iommufd::inject;
 use crate::pci::function::Function;
 
 impl DeviceFile {
@@ -45,8 +46,11 @@ impl DeviceFile {
             state.device_state = self.function().migration_state()?.number();
             Ok(None)
         } else {
-            self.function()
-                .set_migration_state(call, state.device_state)
+            let set = |()| {
+                self.function()
+                    .set_migration_state(call, state.device_state)
+            };
+            inject::point().and_then(set)
         };
         let new = match result {
             Ok(Some(transfer)) => Some(NewFile {

@@ -74,7 +74,7 @@ impl Pair {
             memory.write(page as u64 * P, &word.to_le_bytes());
         }
         Pair {
-            model: Model::new(memory.base() + PAGES * P),
+            model: Model::new(memory.base() + PAGES * P, unit == Unit::Amd),
             containers: Vec::new(),
             iommus: Vec::new(),
             groups: Vec::new(),

@@ -27,12 +27,12 @@ impl Files for Nothing {
 }
 
 /// The other process. The kernel copies its arguments as any other's; its figures are its own.
-fn other() -> Option<NonZeroU32> {
+pub fn other() -> Option<NonZeroU32> {
     NonZeroU32::new(std::process::id())
 }
 
 /// CHANGE_PROCESS by this process, or by another one.
-fn change(iommu: &Iommu, by: Option<NonZeroU32>) -> Result<(), Errno> {
+pub fn change(iommu: &Iommu, by: Option<NonZeroU32>) -> Result<(), Errno> {
     let mut cmd = iommufd::IoasChangeProcess {
         size: 8,
         reserved: 0,
@@ -52,7 +52,7 @@ fn change(iommu: &Iommu, by: Option<NonZeroU32>) -> Result<(), Errno> {
 }
 
 /// Two pages of a file at `AT`, of which a copy exists, in a page table; what is counted there.
-fn mapped(limit: u64, per_process: bool) -> (World, Iommu, Arc<Locked>) {
+pub fn mapped(limit: u64, per_process: bool) -> (World, Iommu, Arc<Locked>) {
     let mut machine: Machine = machine(Model::Scalable, []);
     machine.vfio.memlock = Memlock::Bytes(limit);
     let world = World::new(machine);

@@ -36,3 +36,4 @@ mod space;
 mod sriov;
 mod stages;
 mod stress;
+mod vfio_fail;

@@ -83,7 +83,7 @@ fn state(device: &Fd) -> u32 {
 }
 
 /// Goes to a state: the descriptor of a transfer that begins.
-fn go(device: &Fd, to: u32) -> Result<Option<Fd>, Errno> {
+pub fn go(device: &Fd, to: u32) -> Result<Option<Fd>, Errno> {
     let flags = vfio::DEVICE_FEATURE_MIG_DEVICE_STATE | vfio::DEVICE_FEATURE_SET;
     let mut data = [to, 0];
     match feature(device, flags, &mut data) {
@@ -126,7 +126,7 @@ fn write_all(stream: &Fd, bytes: &[u8]) {
 }
 
 /// PRECOPY_INFO: initial and dirty bytes.
-fn precopy(stream: &Fd) -> Result<(u64, u64), Errno> {
+pub fn precopy(stream: &Fd) -> Result<(u64, u64), Errno> {
     let mut info = [24u64, 0, 0];
     stream.ioctl_with(vfio::MIG_GET_PRECOPY_INFO, &mut info)?;
     Ok((info[1], info[2]))
@@ -389,7 +389,7 @@ fn a_device_that_stays_has_no_migration_and_one_that_goes_says_how() {
 }
 
 /// START: the page size taken.
-fn start_log(device: &Fd, page: u64, ranges: &[(u64, u64)]) -> Result<u64, Errno> {
+pub fn start_log(device: &Fd, page: u64, ranges: &[(u64, u64)]) -> Result<u64, Errno> {
     let mut ranges: Vec<u64> = ranges
         .iter()
         .flat_map(|(at, bytes)| [*at, *bytes])

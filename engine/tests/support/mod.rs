@@ -23,7 +23,8 @@ use swiommu_engine::door::{Answer, Call, Engine, File, Files, Mmio, NewFile};
 use swiommu_engine::machine::options::{Color, Options};
 use swiommu_engine::machine::run_dir::RunDir;
 use swiommu_engine::machine::{
-    DeviceConfig, DeviceKind, EduConfig, IommuConfig, IommuKind, Machine, StubConfig,
+    DeviceConfig, DeviceKind, EduConfig, IommuConfig, IommuKind, Machine, Medium, Migration,
+    NvmeConfig, StubConfig,
 };
 use swiommu_mem::UserAddr;
 
@@ -81,6 +82,22 @@ pub fn stub(slot: u8, group: u32) -> DeviceConfig {
         intx: true,
     };
     device(slot, group, DeviceKind::Stub(config))
+}
+
+/// An NVMe of 1 MiB at `0000:00:SLOT.0` that migrates.
+pub fn nvme(slot: u8, group: u32) -> DeviceConfig {
+    let medium = Medium {
+        path: "medium".into(),
+        bytes: 1 << 20,
+        read_only: false,
+    };
+    let config = NvmeConfig {
+        namespaces: vec![medium],
+        queues: 4,
+        migration: Migration::All,
+        ..NvmeConfig::default()
+    };
+    device(slot, group, DeviceKind::Nvme(config))
 }
 
 /// A device at `0000:00:SLOT.0`.

@@ -242,6 +242,26 @@ impl Model {
         Some(self.through(device)?.0)
     }
 
+    /// The pages that the page-table entry of an address is about. AMD has entries of two pages, where they fit.
+    fn entry(
+        &self,
+        at: u64,
+        (first, area): (u64, &Area),
+        through: Option<(Index, u32)>,
+    ) -> Vec<u64> {
+        let (page, pair) = (at & !(P - 1), at & !(2 * P - 1));
+        let large = |(iommu, hwpt): (Index, u32)| self.iommus[iommu].has_large_pages(hwpt);
+        let fits = pair >= first && pair + (2 * P - 1) <= area.last;
+        if self.pairs
+            && fits
+            && (area.va + (pair - first)) % (2 * P) == 0
+            && through.is_some_and(large)
+        {
+            return vec![pair, pair + P];
+        }
+        vec![page]
+    }
+
     /// Where a device's access leads, if anywhere.
     pub fn reach(&mut self, device: usize, at: u64, write: bool) -> Option<u64> {
         let wanted = match write {
@@ -254,10 +274,11 @@ impl Model {
             return None;
         }
         let va = area.va + (at - first);
+        let entry = self.entry(at, (*first, area), through);
         if let Some((iommu, hwpt)) = through.filter(|_| write) {
             let hwpt = self.iommus[iommu].hwpt(hwpt).expect("it is attached");
             if hwpt.tracking {
-                hwpt.dirty.insert(at & !(P - 1));
+                hwpt.dirty.extend(entry);
             }
         }
         Some(va)

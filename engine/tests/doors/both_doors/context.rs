@@ -73,6 +73,14 @@ impl Iommufd {
         }
     }
 
+    /// Whether a page table may have entries of several pages.
+    pub fn has_large_pages(&self, hwpt: u32) -> bool {
+        let Some(Object::Hwpt(hwpt)) = self.objects.get(&hwpt) else {
+            return false;
+        };
+        matches!(self.objects.get(&hwpt.ioas), Some(Object::Ioas(space)) if !space.small_pages)
+    }
+
     /// The address space of the VFIO calls.
     pub fn compat(&mut self) -> Result<u32, Errno> {
         self.vfio_ioas.ok_or(Errno::ENODEV)

@@ -24,6 +24,8 @@ pub struct Model {
     pub devices: [Device; 3],
     /// Where client memory ends.
     pub hole: u64,
+    /// Page tables have entries of two pages.
+    pub pairs: bool,
 }
 
 /// A container.
@@ -120,7 +122,7 @@ impl Type1 {
 }
 
 impl Model {
-    pub fn new(hole: u64) -> Model {
+    pub fn new(hole: u64, pairs: bool) -> Model {
         let (containers, iommus, groups) = (Vec::new(), Vec::new(), Vec::new());
         let devices = [Device::default(); 3];
         Model {
@@ -129,6 +131,7 @@ impl Model {
             groups,
             devices,
             hole,
+            pairs,
         }
     }
 
