@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_char, c_int};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use swiommu_engine::machine::tree::{OVERLAY, is_overlaid};
+use swiommu_engine::machine::tree::{LISTED, OVERLAY, is_overlaid};
 
 use crate::config::{self, Config};
 use crate::files::{self, Mark};
@@ -120,7 +120,7 @@ impl Path {
     }
 
     fn finish(&mut self, overlaid: bool, slash: bool) {
-        self.overlaid = overlaid;
+        self.overlaid = overlaid || self.client() == LISTED.as_bytes();
         if self.client().is_empty() || slash && !self.client().ends_with(b"/") {
             self.push(b"/");
         }

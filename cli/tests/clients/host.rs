@@ -1,4 +1,4 @@
-//! Shells that bind and unbind devices by writing to sysfs, and the kernel's own scripts.
+//! Tools that bind and unbind devices by writing to sysfs: shells, dpdk-devbind, the kernel's own scripts.
 
 use crate::world::*;
 use libtest_mimic::Trial;
@@ -7,6 +7,8 @@ const EDU: &str = "0000:00:04.0";
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
+        trial("dpdk-devbind binds a device to vfio-pci", devbind_binds),
+        trial("dpdk-devbind shows and unbinds a device", devbind_unbinds),
         trial(
             "the kernel's scripts give a device to vfio-pci and back",
             kernel_scripts,
@@ -86,6 +88,51 @@ fn held_back() -> Outcome {
         "stub,bdf=00:05.0,group=3,driver=e1000e",
     ]);
     expect(&run.success()?.stdout, "pci-stub\n")
+}
+
+/// Runs a script in which `devbind` is dpdk-devbind and `driver` names the device's driver; gives its output.
+fn with_devbind(driver: &str, text: &str) -> Result<String, Stop> {
+    let root = set("dpdk")?;
+    let text = format!(
+        "export PATH={root}/usr/bin:$PATH LD_LIBRARY_PATH={root}/usr/lib/x86_64-linux-gnu
+         devbind() {{ python3 {root}/usr/bin/dpdk-devbind.py \"$@\"; }}
+         driver() {{ basename $(readlink $D/driver || echo none); }}
+         {text}",
+        root = root.display(),
+    );
+    let device = format!("stub,bdf=00:04.0,class=0x020000,group=7,driver={driver}");
+    script("bash", &device, &text)
+}
+
+fn devbind_binds() -> Outcome {
+    let shown = with_devbind(
+        "none",
+        &format!(
+            "devbind --status | grep ^{EDU}
+             devbind --bind=vfio-pci {EDU} 2>&1 | grep -v libkmod || true
+             driver; ls -I devices /dev/vfio"
+        ),
+    )?;
+    let line = format!("{EDU} 'Device 0001' unused=vfio-pci\n");
+    expect(&shown, &format!("{line}vfio-pci\n7\nvfio\n"))
+}
+
+fn devbind_unbinds() -> Outcome {
+    let shown = with_devbind("vfio-pci", "lspci -k")?;
+    if !shown.contains("vfio-pci") {
+        let why = "lspci names drivers only where the running kernel's modules are installed";
+        return Err(Stop::Skip(why.into()));
+    }
+    let shown = with_devbind(
+        "vfio-pci",
+        &format!(
+            "devbind --status | grep ^{EDU}
+             devbind --unbind {EDU}; driver
+             devbind --bind=vfio-pci {EDU}; driver"
+        ),
+    )?;
+    let line = format!("{EDU} 'Device 0001' drv=vfio-pci unused=\n");
+    expect(&shown, &format!("{line}none\nvfio-pci\n"))
 }
 
 fn kernel_scripts() -> Outcome {

@@ -67,6 +67,13 @@ fn dots_behind_an_overlaid_sysfs_directory_are_the_kernels_because_links_lie_the
 }
 
 #[test]
+fn the_list_of_modules_is_the_trees_and_the_hosts_modules_are_the_hosts() {
+    assert_eq!(overlaid("/sys/module/").as_deref(), Some("/sys/module/"));
+    assert!(overlaid("/sys/module/vfio_pci/refcnt").is_some());
+    assert_eq!(overlaid("/sys/module/kvm"), None);
+}
+
+#[test]
 fn directories_above_the_overlay_are_known() {
     for above in [
         "/",

@@ -143,6 +143,16 @@ const SETS: &[Wanted] = &[
         without: &[],
         only: &[],
     },
+    // dpdk-devbind, and the lspci that it calls.
+    Wanted {
+        name: "dpdk",
+        suite: "bookworm",
+        also: &["bookworm-updates"],
+        packages: &["dpdk", "pciutils", "libpci3", "libkmod2"],
+        dependencies: false,
+        without: &[],
+        only: &[],
+    },
     Wanted {
         name: "linux",
         suite: "sid",

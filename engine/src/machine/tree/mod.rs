@@ -48,6 +48,10 @@ pub const OVERLAY: &[&str] = &[
     "/sys/module/vfio_pci_core",
 ];
 
+/// A directory that the run's tree answers for only itself: what is listed there. What [`OVERLAY`] has not below it is the
+/// host's.
+pub const LISTED: &str = "/sys/module";
+
 /// The place of debugfs, for which the run's tree answers only if the machine has test equipment.
 pub const DEBUGFS: &str = "/sys/kernel/debug";
 

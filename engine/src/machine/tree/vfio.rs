@@ -1,8 +1,8 @@
 //! VFIO's own places: modules and device nodes.
 
-use super::{CONTAINER_DEVICE, Function, GROUP_MAJOR, IOMMU_DEVICE, Tree, cdev};
+use super::{CONTAINER_DEVICE, Function, GROUP_MAJOR, IOMMU_DEVICE, LISTED, Tree, cdev};
 use crate::machine::Machine;
-use std::io;
+use std::{fs, io};
 
 /// The parameters of vfio-pci.
 pub const VFIO_PCI_PARAMETERS: &str = "sys/module/vfio_pci/parameters";
@@ -53,6 +53,12 @@ pub(super) fn modules(tree: &Tree, machine: &Machine) -> io::Result<()> {
         ],
     )?;
     tree.directory("sys/module/vfio_pci/drivers")?;
+    // the host's are listed beside them; a host that shows none has none
+    for entry in fs::read_dir(LISTED).into_iter().flatten().flatten() {
+        if let Ok(name) = entry.file_name().into_string() {
+            tree.directory(&format!("sys/module/{name}"))?;
+        }
+    }
     for (module, user) in [
         ("vfio", "vfio_pci_core"),
         ("vfio", "vfio_iommu_type1"),
