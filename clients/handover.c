@@ -312,6 +312,71 @@ static void by_socket(const char *how)
 	close(sockets[1]);
 }
 
+struct fault_alloc { uint32_t size, flags, out_fault_id; int32_t out_fault_fd; };
+
+static int queue_alloc(int iommu)
+{
+	struct fault_alloc a = {};
+
+	if (COMMAND(iommu, FAULT_QUEUE_ALLOC, &a))
+		die("FAULT_QUEUE_ALLOC");
+	return a.out_fault_fd;
+}
+
+static void say_queue(const char *name, int fd)
+{
+	char group[64];
+	ssize_t whole = read(fd, group, sizeof(group));
+	const char *first = answer(whole);
+
+	say(name, "%s %s %d", first, answer(read(fd, group, 1)), poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 0));
+}
+
+/* Queues of page requests, which have no node: one that the parent has closed, one that a child made. */
+static void queues(void)
+{
+	int iommu = open_iommu(), fd = queue_alloc(iommu), go[2];
+	pid_t child;
+	char c;
+
+	if (pipe(go))
+		die("pipe");
+	child = fork();
+	if (!child) {
+		if (read(go[0], &c, 1) != 1)
+			die("pipe");
+		say_queue("queue-parent-closed", fd);
+		child = fork();
+		if (!child) {
+			say_queue("queue-grandchild", fd);
+			_exit(0);
+		}
+		await(child);
+		close(fd);
+		fd = queue_alloc(iommu);
+		say_queue("queue-of-child", fd);
+		if (!fork()) {
+			if (read(go[0], &c, 1) != 1)
+				die("pipe");
+			say_queue("queue-child-closed", fd);
+			_exit(0);
+		}
+		close(fd);
+		if (write(go[1], "x", 1) != 1)
+			die("pipe");
+		wait(NULL);
+		_exit(0);
+	}
+	close(fd);
+	if (write(go[1], "x", 1) != 1)
+		die("pipe");
+	await(child);
+	say("queue-after", "%s", tried(queue_alloc(iommu)));
+	close(iommu);
+	close(go[0]);
+	close(go[1]);
+}
+
 /* Programs that are started without fork, by a process that never forked with files open. */
 static void started(void)
 {
@@ -360,6 +425,7 @@ int main(int argc, char **argv)
 	by_socket("sent-closed-");
 	by_socket("sent-ended-");
 	started();
+	queues();
 	say("group-free", "%s", tried(the_group()));
 	say("node-free", "%s", tried(the_node()));
 	return 0;

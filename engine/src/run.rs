@@ -16,7 +16,7 @@ use crate::door::{self, Call, Engine, File, NewFile};
 use crate::hostdrv::lock::Lock;
 use crate::hostdrv::reset::Resets;
 use crate::hostdrv::{self, Host};
-use crate::iommufd::account::Locked;
+use crate::iommufd::account::{Charged, Locked};
 use crate::iommufd::file::IommuFile;
 use crate::iommufd::ioas::Ground;
 use crate::iommufd::pin_counts::PinCounts;
@@ -179,7 +179,7 @@ impl Run {
     /// What this engine has charged a process for: bytes that are pinned, and bytes that count as locked.
     pub fn charged(&self, process: u32) -> (u64, u64) {
         let other = (process != std::process::id()).then(|| NonZeroU32::new(process));
-        self.locked.charged(other.flatten())
+        self.locked.charged(other.flatten().map(Charged::of))
     }
 
     /// Takes a group's node for this process.

@@ -31,6 +31,15 @@ pub fn is_lifted(process: Option<NonZeroU32>) -> bool {
     capabilities(process).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK))
 }
 
+/// When a process began, in ticks of the machine's clock; `None` when it is gone. With its id that names one process
+/// for good: ids are used again.
+pub fn began(process: NonZeroU32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // Its name, in parentheses, may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
 /// RLIMIT_MEMLOCK's soft limit as procfs shows it, in bytes.
 fn soft(limits: &str) -> Option<u64> {
     let line = limits
@@ -56,6 +65,21 @@ mod tests {
         assert_eq!(soft(&limits), locked_memory_soft());
         let shown = "Max locked memory         unlimited            unlimited            bytes";
         assert_eq!(soft(shown), None);
+    }
+
+    #[test]
+    fn a_process_began_before_its_children_and_at_one_time() {
+        let myself = NonZeroU32::new(std::process::id()).unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .unwrap();
+        let of_child = began(NonZeroU32::new(child.id()).unwrap());
+        assert!(began(myself).is_some() && began(myself) <= of_child);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Beyond the ids that there are.
+        assert_eq!(began(NonZeroU32::new(1 << 30).unwrap()), None);
     }
 
     #[test]

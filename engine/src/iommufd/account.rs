@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use swiommu_abi::Errno;
+use swiommu_mem::limit;
 
 use super::inject;
 
@@ -24,6 +25,24 @@ pub enum Mode {
     Process,
 }
 
+/// A process that is charged: its id, and when it began. What one that is gone had pinned is nothing of the next one's
+/// that has its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Charged {
+    id: NonZeroU32,
+    began: u64,
+}
+
+impl Charged {
+    /// The process that has this id now.
+    pub fn of(id: NonZeroU32) -> Charged {
+        Charged {
+            id,
+            began: limit::began(id).unwrap_or(0),
+        }
+    }
+}
+
 /// How pages are counted, and the limit in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Account {
@@ -34,7 +53,7 @@ pub struct Account {
     /// They count as pinned too: those of iommufd do, a container's do not.
     pub pinned: bool,
     /// The process that is charged; `None`: this one.
-    pub process: Option<NonZeroU32>,
+    pub process: Option<Charged>,
 }
 
 /// What one process is charged for, in bytes.
@@ -50,12 +69,12 @@ pub struct Locked {
     user: AtomicU64,
     own: Charge,
     /// Only processes that are charged for something.
-    others: Mutex<BTreeMap<NonZeroU32, Charge>>,
+    others: Mutex<BTreeMap<Charged, Charge>>,
 }
 
 impl Locked {
     /// Does something with what a process is charged.
-    fn with<T>(&self, process: Option<NonZeroU32>, work: impl FnOnce(&Charge) -> T) -> T {
+    fn with<T>(&self, process: Option<Charged>, work: impl FnOnce(&Charge) -> T) -> T {
         let Some(process) = process else {
             return work(&self.own);
         };
@@ -120,7 +139,7 @@ impl Locked {
     }
 
     /// What `VmPin` and `VmLck` of a process (`None`: this one) show of it, in bytes.
-    pub fn charged(&self, process: Option<NonZeroU32>) -> (u64, u64) {
+    pub fn charged(&self, process: Option<Charged>) -> (u64, u64) {
         self.with(process, |charge| {
             let bytes = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             (bytes(&charge.pinned), bytes(&charge.locked))
@@ -172,7 +191,11 @@ mod tests {
     #[test]
     fn each_process_has_its_own_sums_and_the_user_has_one() {
         let locked = Locked::default();
-        let other = NonZeroU32::new(7);
+        let process = |id, began| {
+            let id = NonZeroU32::new(id)?;
+            Some(Charged { id, began })
+        };
+        let other = process(7, 1);
         let of = |process, account| Account { process, ..account };
         let own = account(Mode::Process, 4096);
         let theirs = of(other, own);
@@ -180,6 +203,8 @@ mod tests {
         assert_eq!(locked.count(4096, &theirs), Ok(()));
         assert_eq!(locked.count(1, &theirs), Err(Errno::ENOMEM));
         assert_eq!(locked.charged(other), (4096, 4096));
+        // The next process with this id.
+        assert_eq!(locked.charged(process(7, 2)), (0, 0));
         let user = account(Mode::User, 8192);
         assert_eq!(locked.count(8192, &user), Ok(()));
         assert_eq!(locked.count(1, &of(other, user)), Err(Errno::ENOMEM));

@@ -1,11 +1,10 @@
 //! IOMMU_IOAS_CHANGE_PROCESS: the calling process takes over what is mapped (`drivers/iommu/iommufd/ioas.c`).
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use swiommu_abi::{Errno, iommufd};
 
-use super::account::{Account, Locked, Mode};
+use super::account::{Account, Charged, Locked, Mode};
 use super::file::Command;
 use super::inject;
 use super::pages::Pages;
@@ -32,11 +31,12 @@ pub fn change(command: &Command<'_>, cmd: &mut iommufd::IoasChangeProcess) -> Re
     for space in &spaces {
         pages.extend(space.files()?);
     }
-    let process = command.call.client.process();
+    let caller = command.call.client.process();
+    let process = caller.map(Charged::of);
     pages.retain(|pages| pages.charged_elsewhere(process).is_some());
     pages.sort_by_key(Arc::as_ptr);
     pages.dedup_by(|one, other| Arc::ptr_eq(one, other));
-    let limit = context.run().memlock(process);
+    let limit = context.run().memlock(caller);
     let locked = context.run().ground().locked;
     charge(&pages, process, limit, &locked)?;
     for pages in pages {
@@ -48,7 +48,7 @@ pub fn change(command: &Command<'_>, cmd: &mut iommufd::IoasChangeProcess) -> Re
 /// Charges a process for what is pinned of all the sets, or for nothing.
 fn charge(
     pages: &[Arc<Pages>],
-    process: Option<NonZeroU32>,
+    process: Option<Charged>,
     limit: Option<u64>,
     locked: &Locked,
 ) -> Result<(), Errno> {

@@ -7,7 +7,7 @@ use swiommu_abi::{Errno, iommufd};
 use swiommu_iommu::Prot;
 use swiommu_mem::{PAGE, UserAddr};
 
-use super::account::{Account, Mode};
+use super::account::{Account, Charged, Mode};
 use super::context::Context;
 use super::file::Command;
 use super::file_pages::FilePages;
@@ -128,7 +128,7 @@ pub(super) fn account(context: &Context, call: &Call<'_>) -> Account {
         mode,
         limit,
         pinned: true,
-        process,
+        process: process.map(Charged::of),
     }
 }
 

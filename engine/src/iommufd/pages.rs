@@ -4,7 +4,6 @@
 //! *hold* of a run of pages. An address space without page tables holds nothing: client memory that is mapped there is
 //! not looked at. Copies of a mapping share its set of pages, so what one has pinned the other finds.
 
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -12,7 +11,7 @@ use swiommu_abi::Errno;
 use swiommu_iommu::{Iova, Pa};
 use swiommu_mem::{Client, PAGE, UserAddr};
 
-use super::account::{Account, Locked, Mode};
+use super::account::{Account, Charged, Locked, Mode};
 use super::file_pages::FilePages;
 use super::inject;
 use super::other_pages::OtherPages;
@@ -296,19 +295,14 @@ impl Pages {
 
     /// The bytes that another process than `process` is charged for, and how they are counted. `None`: it is charged
     /// already, or nobody is.
-    pub(super) fn charged_elsewhere(&self, process: Option<NonZeroU32>) -> Option<(Mode, u64)> {
+    pub(super) fn charged_elsewhere(&self, process: Option<Charged>) -> Option<(Mode, u64)> {
         let holds = self.holds();
         let (mode, owner) = (holds.account.mode, holds.account.process);
         (mode != Mode::None && owner != process).then(|| (mode, covered(&holds.list)))
     }
 
     /// From now on `process`, with its limit, is charged, as it has been already for what is pinned now.
-    pub(super) fn charge_to(
-        &self,
-        process: Option<NonZeroU32>,
-        limit: Option<u64>,
-        locked: &Locked,
-    ) {
+    pub(super) fn charge_to(&self, process: Option<Charged>, limit: Option<u64>, locked: &Locked) {
         let mut holds = self.holds();
         locked.uncount(covered(&holds.list), &holds.account);
         holds.account.process = process;

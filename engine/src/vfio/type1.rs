@@ -16,7 +16,7 @@ use super::dirty;
 use crate::calls::CallRecord;
 use crate::door::{Answer, Call};
 use crate::iommufd::Ioas;
-use crate::iommufd::account::{Account, Mode};
+use crate::iommufd::account::{Account, Charged, Mode};
 use crate::report::Note;
 use crate::run::Run;
 
@@ -172,7 +172,7 @@ impl Type1 {
             mode: Mode::Process,
             limit: run.memlock(process),
             pinned: false,
-            process,
+            process: process.map(Charged::of),
         };
         self.ioas
             .map(map.iova, va, map.size, prot, account, record)

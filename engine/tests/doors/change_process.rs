@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use swiommu_abi::{Errno, iommufd};
 use swiommu_engine::door::{Call, File, Files};
-use swiommu_engine::iommufd::account::Locked;
+use swiommu_engine::iommufd::account::{Charged, Locked};
 use swiommu_engine::machine::{Machine, Memlock};
 use swiommu_mem::Caller;
 
@@ -78,13 +78,13 @@ fn a_process_that_takes_files_over_is_charged_instead() {
     for _ in 0..2 {
         change(&iommu, other()).unwrap();
         assert_eq!(locked.charged(None), (0, 0));
-        assert_eq!(locked.charged(other()), (2 * P, 2 * P));
+        assert_eq!(locked.charged(other().map(Charged::of)), (2 * P, 2 * P));
     }
     change(&iommu, None).unwrap();
     assert_eq!(locked.charged(None), (2 * P, 2 * P));
     change(&iommu, other()).unwrap();
     iommu.unmap(1, AT, 2 * P).unwrap();
-    assert_eq!(locked.charged(other()), (0, 0));
+    assert_eq!(locked.charged(other().map(Charged::of)), (0, 0));
     assert_eq!(locked.charged(None), (0, 0));
 }
 
@@ -102,11 +102,15 @@ fn a_set_of_pages_that_several_areas_map_is_taken_over_once() {
     };
     iommu.run(iommufd::IOAS_COPY, &mut copy).unwrap();
     change(&iommu, other()).unwrap();
-    assert_eq!(locked.charged(other()), (2 * P, 2 * P));
+    assert_eq!(locked.charged(other().map(Charged::of)), (2 * P, 2 * P));
     iommu.unmap(1, AT, 2 * P).unwrap();
-    assert_eq!(locked.charged(other()), (2 * P, 2 * P), "the copy has them");
+    assert_eq!(
+        locked.charged(other().map(Charged::of)),
+        (2 * P, 2 * P),
+        "the copy has them"
+    );
     iommu.unmap(1, 0, u64::MAX).unwrap();
-    assert_eq!(locked.charged(other()), (0, 0));
+    assert_eq!(locked.charged(other().map(Charged::of)), (0, 0));
 }
 
 #[test]
@@ -115,11 +119,11 @@ fn who_may_not_lock_so_much_takes_nothing_over() {
     let (_world, iommu, locked) = mapped(3 * P, false);
     assert_eq!(change(&iommu, other()), Err(Errno::ENOMEM));
     assert_eq!(locked.charged(None), (2 * P, 0));
-    assert_eq!(locked.charged(other()), (0, 0));
+    assert_eq!(locked.charged(other().map(Charged::of)), (0, 0));
     let (_world, iommu, locked) = mapped(4 * P, false);
     assert_eq!(change(&iommu, other()), Ok(()));
     assert_eq!(locked.charged(None), (0, 0));
-    assert_eq!(locked.charged(other()), (2 * P, 0));
+    assert_eq!(locked.charged(other().map(Charged::of)), (2 * P, 0));
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct RemoteFile {
     key: u64,
     /// A descriptor of our own: the file is open as long as a mapping of it is, whatever the client closes.
     object: Option<Hidden>,
+    /// What tells the owner that the file is open here, where the object cannot.
+    lifeline: Option<Hidden>,
     link: String,
     device: Option<CharDevice>,
     stream: bool,
@@ -71,6 +73,7 @@ impl RemoteFile {
             owner,
             key,
             object: Hidden::kept(object).ok(),
+            lifeline: None,
             link: String::from_utf8_lossy(&answer.body).into_owned(),
             stream: device & 2 != 0,
             others: Mutex::default(),
@@ -160,11 +163,13 @@ fn ask(owner: u32, head: &Head) -> Result<Packet, Errno> {
 impl RemoteFile {
     /// What an ioctl answered, perhaps a new descriptor.
     fn opened(&self, mut answer: Packet) -> Result<Answer, Errno> {
-        let Some(object) = answer.fds.pop() else {
+        let mut fds = std::mem::take(&mut answer.fds).into_iter();
+        let Some(object) = fds.next() else {
             return Ok(Answer::Value(answer.head.args[0] as i32));
         };
         let ours = swiommu_mem::fd::duplicate(&object)?;
-        let file = RemoteFile::described(self.owner, answer.head.file, ours, &answer);
+        let mut file = RemoteFile::described(self.owner, answer.head.file, ours, &answer);
+        file.lifeline = fds.next().and_then(|lifeline| Hidden::kept(lifeline).ok());
         let file = Arc::new(file);
         match answer.head.args[3] {
             0 => Ok(Answer::Open(NewFile { object, file })),
@@ -299,7 +304,7 @@ impl Drop for RemoteFile {
             file: self.key,
             ..Head::default()
         };
-        drop(self.object.take());
+        drop((self.object.take(), self.lifeline.take()));
         // As with the kernel, what the last close ends has ended when it returns.
         let Some(config) = config::get() else { return };
         if let Ok(wire) = connect(Path::new(&config.run), self.owner) {
@@ -349,6 +354,7 @@ impl Inherited {
             owner: self.parent,
             key,
             object: object.and_then(|object| Hidden::kept(object).ok()),
+            lifeline: registry::lifeline(file).and_then(|lifeline| Hidden::kept(lifeline).ok()),
             link: file.link(),
             device: file.char_device(),
             stream: file.is_stream(),

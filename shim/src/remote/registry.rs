@@ -6,12 +6,11 @@
 //! ours, can have the exclusive lock from then on.
 #![allow(unsafe_code)] // borrows the client's numbers
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{FileType, FlockOperation, flock, fstat};
-use rustix::process::{Pid, test_kill_process};
 use swiommu_engine::door::File;
 use swiommu_mem::fd::{self, Hidden};
 
@@ -22,10 +21,11 @@ use crate::{files, guard};
 pub(super) struct Entry {
     key: u64,
     file: Arc<dyn File>,
-    /// `None`: the object is no memory file; the entry goes when the holder has closed it or ended.
+    /// A second opening of what tells that the file is open; `None`: it cannot be told elsewhere than here.
     probe: Option<Hidden>,
-    /// The process that an object was made for; `None`: this one.
-    holder: Option<u32>,
+    /// Where the object is no memory file of the file's own, one goes with it to each process that has the object: this is
+    /// this process's, while the file is open here.
+    lifeline: Option<Hidden>,
     /// Nothing was done with it yet, as its object says.
     fresh: bool,
 }
@@ -50,31 +50,44 @@ pub(super) fn inode(object: BorrowedFd<'_>) -> Option<u64> {
     (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat.st_ino)
 }
 
-/// Enters a file with a descriptor of its object: the key by which other processes name it.
-pub(super) fn enter(object: BorrowedFd<'_>, file: &Arc<dyn File>, holder: Option<u32>) -> u64 {
-    let known = SHARED.with(|entries| {
-        let same = |entry: &&Entry| Arc::ptr_eq(&entry.file, file);
-        entries.iter().find(same).map(|entry| entry.key)
-    });
-    if let Some(key) = known {
-        return key;
+/// Says, as long as a description of `object` is open anywhere, that the file is: a second opening that can tell.
+fn watch(object: BorrowedFd<'_>) -> Option<Hidden> {
+    flock(object, FlockOperation::NonBlockingLockShared).ok()?;
+    Hidden::new(fd::reopen(object).ok()?).ok()
+}
+
+/// Enters a file with a descriptor of its object: the key by which other processes name it, and a copy of its lifeline.
+pub(super) fn enter(object: BorrowedFd<'_>, file: &Arc<dyn File>) -> (u64, Option<OwnedFd>) {
+    if let Some(key) = key_of(file) {
+        return (key, lifeline(file));
     }
     let inode = inode(object);
-    let probe = inode.and_then(|_| {
-        flock(object, FlockOperation::NonBlockingLockShared).ok()?;
-        Hidden::new(fd::reopen(object).ok()?).ok()
-    });
-    let key = inode.unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let lifeline = match inode {
+        Some(_) => None,
+        None => fd::memfd("swiommu lifeline", 0).and_then(Hidden::kept).ok(),
+    };
+    let object = lifeline.as_ref().map_or(object, AsFd::as_fd);
+    let copy = lifeline.as_ref().and_then(|it| fd::duplicate(it).ok());
     let entry = Entry {
-        key,
+        key: inode.unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed)),
         file: Arc::clone(file),
-        probe,
-        holder,
+        probe: watch(object),
+        lifeline,
         fresh: file.is_fresh(),
     };
+    let key = entry.key;
     SHARED.with(|entries| entries.push(entry));
     ANY.store(true, Ordering::Release);
-    key
+    (key, copy)
+}
+
+/// A copy of the lifeline of a file, for a process that has it too.
+pub(super) fn lifeline(file: &Arc<dyn File>) -> Option<OwnedFd> {
+    SHARED.with(|entries| {
+        let same = |entry: &&Entry| Arc::ptr_eq(&entry.file, file);
+        let entry = entries.iter().find(same)?;
+        fd::duplicate(entry.lifeline.as_ref()?).ok()
+    })
 }
 
 /// Enters all files of this process, before a fork. Whether there are any that a child could use.
@@ -83,7 +96,7 @@ pub(super) fn enter_all() -> bool {
     guard::enter(|| {
         files::each(|number, file| {
             if RemoteFile::of(&file).is_none() {
-                borrow(number, |object| enter(object, &file, None));
+                borrow(number, |object| drop(enter(object, &file)));
                 any = true;
             }
         });
@@ -154,7 +167,7 @@ fn find_open(key: u64) -> Option<Arc<dyn File>> {
     files::each(|number, file| {
         if found.is_none() && RemoteFile::of(&file).is_none() && borrow(number, inode) == Some(key)
         {
-            borrow(number, |object| enter(object, &file, None));
+            borrow(number, |object| drop(enter(object, &file)));
             found = Some(file);
         }
     });
@@ -191,10 +204,16 @@ fn take_gone() -> (Vec<Entry>, bool) {
     let is_here = |entry: &Entry| here.contains(&Arc::as_ptr(&entry.file).cast());
     SHARED.with(|entries| {
         let gone: Vec<Entry> = entries
-            .extract_if(.., |entry| match &entry.probe {
-                None => entry.holder.map_or(!is_here(entry), |pid| !is_alive(pid)),
-                Some(probe) => {
-                    flock(probe.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok()
+            .extract_if(.., |entry| {
+                let here = is_here(entry);
+                if !here {
+                    entry.lifeline = None;
+                }
+                match &entry.probe {
+                    None => !here,
+                    Some(probe) => {
+                        flock(probe.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok()
+                    }
                 }
             })
             .collect();
@@ -203,26 +222,14 @@ fn take_gone() -> (Vec<Entry>, bool) {
     })
 }
 
-fn is_alive(pid: u32) -> bool {
-    let pid = Pid::from_raw(pid as i32);
-    pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
-}
-
-/// A process has closed all it had of a file.
-pub(super) fn closed(key: u64, holder: u32) {
-    let gone = SHARED.with(|entries| {
-        let its = |entry: &Entry| {
-            entry.key == key && entry.probe.is_none() && entry.holder == Some(holder)
-        };
-        let at = entries.iter().position(its)?;
-        Some(entries.swap_remove(at))
-    });
-    drop(gone);
-    reap();
-}
-
 /// In the child of a fork: the entries are the parent's.
 pub(super) fn forget() {
-    SHARED.with(|entries| std::mem::forget(std::mem::take(entries)));
+    SHARED.with(|entries| {
+        for mut entry in std::mem::take(entries) {
+            // The copy of it that came with the fork.
+            drop(entry.lifeline.take());
+            std::mem::forget(entry);
+        }
+    });
     ANY.store(false, Ordering::Release);
 }

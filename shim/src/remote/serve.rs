@@ -82,7 +82,7 @@ fn answer(pid: u32, request: &Packet) -> Result<Reply, Errno> {
             Ok(Reply::value(number as u64))
         }
         op::CLOSED => {
-            registry::closed(head.file, pid);
+            registry::reap();
             Ok(Reply::default())
         }
         op::KEEPS => {
@@ -150,8 +150,10 @@ fn of_file(pid: u32, head: &Head, file: &Arc<dyn File>) -> Result<Reply, Errno> 
             Answer::Open(new) | Answer::Also(new) => {
                 let mut reply = describe(&new.file);
                 reply.head.args[3] = GIVEN.take();
-                reply.head.file = registry::enter(new.object.as_fd(), &new.file, Some(pid));
+                let (key, lifeline) = registry::enter(new.object.as_fd(), &new.file);
+                reply.head.file = key;
                 reply.fds.push(new.object);
+                reply.fds.extend(lifeline);
                 Ok(reply)
             }
         },

@@ -68,7 +68,7 @@ pub(super) fn find(object: BorrowedFd<'_>) -> Option<Arc<dyn File>> {
     let file = engine::call(0, |call| engine::get()?.open(call, node))?
         .ok()?
         .file;
-    registry::enter(object, &file, None);
+    registry::enter(object, &file);
     own_service::start();
     service::take_over(run, name.opener, registry::inode(object)?).ok()?;
     Some(file)
