@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 
 use swiommu_abi::iommufd_test as test;
 use swiommu_abi::{Errno, iommufd, vfio};
+use swiommu_engine::iommufd::account::Charged;
 use swiommu_engine::iommufd::inject;
 use swiommu_engine::iommufd::object::Ref;
 use swiommu_engine::iommufd::space::IoasObject;
@@ -244,7 +245,13 @@ fn spaces_and_page_tables(tried: &mut Tried) {
 fn other_processes(tried: &mut Tried) {
     for per_process in [false, true] {
         let (_world, iommu, locked) = mapped(8 * P, per_process);
-        let now = || (state(&iommu), locked.charged(None), locked.charged(other()));
+        let now = || {
+            (
+                state(&iommu),
+                locked.charged(None),
+                locked.charged(other().map(Charged::of)),
+            )
+        };
         let change = || change(&iommu, other());
         tried.run("IOMMU_IOAS_CHANGE_PROCESS", 1, now, change);
     }
