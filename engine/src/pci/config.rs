@@ -192,7 +192,12 @@ impl Config {
         self.set_word(SUBSYSTEM_ID, identity.subsystem.1);
         self.bytes[INTERRUPT_PIN] = identity.interrupt_pin;
         self.bytes[INTERRUPT_LINE] = if identity.interrupt_pin == 0 { 0 } else { 10 };
-        self.set_word(COMMAND, COMMAND_IO | COMMAND_MEMORY | COMMAND_SERR);
+        // a virtual function's own register is zero, and VFIO shows that its memory decodes
+        let command = match self.decodes_always {
+            true => COMMAND_MEMORY,
+            false => COMMAND_IO | COMMAND_MEMORY | COMMAND_SERR,
+        };
+        self.set_word(COMMAND, command);
         self.allow(COMMAND, &COMMAND_WRITABLE.to_le_bytes());
         self.allow(0x0c, &[0xff]); // cache line size
         self.allow(INTERRUPT_LINE, &[0xff]);

@@ -209,6 +209,7 @@ fn a_virtual_function_has_no_intx_and_always_decodes_memory() {
         0,
         "no virtual functions of its own"
     );
+    assert_eq!(device.config(4, 2), 2, "memory, and nothing else yet");
     let version = device.load(8, 4);
     device.set_config(4, 2, 0);
     assert_eq!(device.load(8, 4), version);
