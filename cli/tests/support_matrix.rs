@@ -332,6 +332,33 @@ fn every_name_of_the_iommufd_interface_has_a_row() {
     assert!(missing.is_empty(), "no row for {missing:?}");
 }
 
+/// The kernel's names of the commands in a list of commands.
+fn commands(source: &str) -> impl Iterator<Item = &str> {
+    let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let entries = source
+        .split("(")
+        .filter_map(|entry| entry.split_once(", \""));
+    entries.filter_map(|(_, name)| name.split_once("\")").map(|(name, _)| name))
+}
+
+#[test]
+fn every_command_was_tried_with_bad_arguments_on_a_real_kernel() {
+    let (vfio, iommufd) = (text("abi/src/vfio.rs"), text("abi/src/iommufd.rs"));
+    // no device there has a transfer
+    let has_file = |name: &&str| *name != "VFIO_MIG_GET_PRECOPY_INFO";
+    let names: Vec<_> = commands(&vfio)
+        .chain(commands(&iommufd))
+        .filter(has_file)
+        .collect();
+    assert!(names.len() > 45, "only {names:?} were understood");
+    for iommu in ["intel", "amd"] {
+        let golden = text(&format!("clients/golden/{iommu}/arguments.txt"));
+        let untried = |name: &&&str| !golden.contains(&format!("{name}/null: "));
+        let missing: Vec<_> = names.iter().filter(untried).collect();
+        assert!(missing.is_empty(), "{iommu}: {missing:?}");
+    }
+}
+
 #[test]
 fn every_number_of_the_nvme_model_has_a_row() {
     let rows = matrix();
