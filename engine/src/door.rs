@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use swiommu_abi::Errno;
-use swiommu_mem::{Caller, UserAddr, Window};
+use swiommu_mem::{Caller, Client, UserAddr, Window};
 
 use crate::iommufd::pages::DmaBuf;
 
@@ -22,6 +22,26 @@ pub struct Call<'a> {
     pub site: u64,
     /// The client's descriptors that are ours.
     pub files: &'a dyn Files,
+}
+
+impl Call<'_> {
+    /// What is done for the client by nobody's call: a device reaches another, an eventfd was written to.
+    pub fn of_engine(client: Client, thread: u32, site: u64) -> Call<'static> {
+        Call {
+            client: client.into(),
+            thread,
+            site,
+            files: &NoFiles,
+        }
+    }
+}
+
+struct NoFiles;
+
+impl Files for NoFiles {
+    fn get(&self, _: i32) -> Option<Arc<dyn File>> {
+        None
+    }
 }
 
 /// What the calling process has.

@@ -88,6 +88,26 @@ plain! {
     }
 }
 
+plain! {
+    /// `struct vfio_device_ioeventfd`
+    pub struct DeviceIoeventfd {
+        /// Size of the caller's struct.
+        argsz: u32,
+        /// `DEVICE_IOEVENTFD_*`
+        flags: u32,
+        /// Of the register in the device's file.
+        offset: u64,
+        /// What is written there.
+        data: u64,
+        /// The eventfd; -1 takes it away.
+        fd: i32,
+        /// Nothing looks at it.
+        reserved: u32,
+    }
+}
+/// `VFIO_DEVICE_IOEVENTFD_8`, `_16`, `_32` and `_64`: how many bytes are written, which is the flag's number.
+pub const DEVICE_IOEVENTFD_SIZE_MASK: u32 = 0xf;
+
 /// `VFIO_PCI_HOT_RESET_FLAG_DEV_ID`: devices are named by their ids in the iommufd.
 pub const PCI_HOT_RESET_FLAG_DEV_ID: u32 = 1 << 0;
 /// `VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED`: all of them are owned by the iommufd.

@@ -12,6 +12,7 @@ use swiommu_mem::UserAddr;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::context::Context;
+use super::device::Device;
 use super::object::AnyRef;
 use super::{
     change_process, compat, dirty, fault, hw_info, hw_queue, hwpt, ioas_commands as ioas, nested,
@@ -55,6 +56,14 @@ pub struct Command<'a> {
 }
 
 impl Command<'_> {
+    /// Tells that a device's IOMMU does not translate in two stages, if it does not: the command will fail for that.
+    pub fn look_for_nesting(&self, device: &dyn Device, what: &str) {
+        if device.nesting().is_none() {
+            let reports = &self.context.run().reports;
+            reports.unsupported(self.call, format_args!("{what} on this IOMMU"));
+        }
+    }
+
     /// Copies the answer out, as much of it as the caller has room for.
     ///
     /// # Errors
@@ -198,13 +207,7 @@ impl IommuFile {
             iommufd::IOAS_CHANGE_PROCESS => {
                 run!(command, IoasChangeProcess, reserved, change_process::change)
             }
-            _ => {
-                if let Some(name) = iommufd::command_name(cmd) {
-                    let reports = &self.context.run().reports;
-                    reports.unsupported(command.call, format_args!("{name}"));
-                }
-                Err(Errno::ENOTTY)
-            }
+            _ => Err(Errno::ENOTTY),
         }
         .map(|()| command.opened.take().unwrap_or(Answer::Value(0)))
     }

@@ -140,6 +140,9 @@ pub fn alloc(command: &Command<'_>, cmd: &mut iommufd::HwptAlloc) -> Result<(), 
     let device = context.get_any(cmd.dev_id)?;
     let device = device.as_device().ok_or(Errno::ENOENT)?;
     let parent = context.get_any(cmd.pt_id).map_err(|_| Errno::EINVAL)?;
+    if cmd.flags & iommufd::HWPT_ALLOC_NEST_PARENT != 0 || cmd.data_len != 0 {
+        command.look_for_nesting(device, "a nested page table or its parent");
+    }
     let data = UserData {
         from: command.call.client,
         kind: cmd.data_type,

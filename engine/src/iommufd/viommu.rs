@@ -99,6 +99,7 @@ pub fn alloc(command: &Command<'_>, cmd: &mut iommufd::ViommuAlloc) -> Result<()
     let context = command.context;
     let object = context.get_any(cmd.dev_id)?;
     let device = object.as_device().ok_or(Errno::ENOENT)?;
+    command.look_for_nesting(device, "IOMMU_VIOMMU_ALLOC");
     let nesting = device.nesting().ok_or(Errno::EOPNOTSUPP)?;
     if !nesting.has_viommu(cmd.kind) {
         return Err(Errno::EOPNOTSUPP);

@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use swiommu_iommu::{Access, Port};
-use swiommu_mem::Mapping;
+use swiommu_mem::{Client, Mapping};
 
 use super::config::Config;
 use super::dma_log::DmaLog;
@@ -112,6 +112,11 @@ impl Wires {
             let table = u64::from(msix.table.1);
             msix.table.0 == bar && (table..table + self.msix_table.len() as u64).contains(&at)
         })
+    }
+
+    /// The process that has the device.
+    pub fn client(&self) -> Client {
+        self.run.client
     }
 
     /// Serves accesses to the MSI-X table and its pending bits, which never reach a model. The table only

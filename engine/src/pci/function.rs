@@ -1,6 +1,7 @@
 //! A function of the machine as a client has it open: model, configuration space, interrupts and bus in one place.
 
 pub mod export;
+pub mod ioeventfd;
 mod log;
 mod migrate;
 mod power;
@@ -16,6 +17,7 @@ use swiommu_mem::fd::{self, Hidden};
 use swiommu_mem::{EventWatch, UserAddr};
 
 use export::Exports;
+use ioeventfd::Ioeventfds;
 use migrate::Migration;
 use power::Power;
 use reset::BySysfs;
@@ -23,7 +25,7 @@ use reset::BySysfs;
 use super::bus::Wires;
 use super::config::{Config, Effect};
 use super::irq::{Action, Data, Irqs, Kind};
-use super::unmask::Line;
+use super::virqfd::Watcher;
 use super::{Bar, Bus, Device, Identity};
 use crate::door::{Call, Mmio};
 use crate::iommufd::Space;
@@ -59,6 +61,7 @@ struct Open {
     power: Power,
     exports: Exports,
     migration: Migration,
+    ioeventfds: Ioeventfds,
     by_sysfs: Option<BySysfs>,
 }
 
@@ -135,7 +138,7 @@ impl Function {
                 .bases
                 .get_or_init(|| run.bar_bases(self.index, identity));
             let config = Config::new(identity, bases);
-            let line: Weak<dyn Line> = Arc::<Function>::downgrade(self);
+            let line: Weak<dyn Watcher> = Arc::<Function>::downgrade(self);
             let irqs = Irqs::new(identity, line);
             let wires = Wires::new(run, self, space, config, irqs);
             let mut open = Open {
@@ -144,6 +147,7 @@ impl Function {
                 power: Power::default(),
                 exports: Exports::default(),
                 migration: Migration::default(),
+                ioeventfds: Ioeventfds::default(),
                 by_sysfs: self.resets(run)?,
             };
             open.model.reset(&mut open.wires);
@@ -427,10 +431,12 @@ impl Function {
     }
 }
 
-impl Line for Function {
-    fn unmask_written(&self, watch: &Arc<EventWatch>) {
-        if let Some(open) = &mut self.live().open {
-            open.wires.irqs.unmask_written(watch);
+impl Watcher for Function {
+    fn written(&self, watch: &Arc<EventWatch>) {
+        if let Some(open) = &mut self.live().open
+            && !open.wires.irqs.unmask_written(watch)
+        {
+            open.ioeventfd_written(self, watch);
         }
     }
 }

@@ -9,7 +9,7 @@ use swiommu_abi::{Errno, vfio};
 use swiommu_mem::EventWatch;
 use swiommu_mem::fd::EventFd;
 
-use super::unmask::{Line, Unmask};
+use super::virqfd::{Virqfd, Watcher};
 use crate::pci::Identity;
 
 /// Which of the exclusive interrupt kinds is set up.
@@ -59,15 +59,15 @@ pub struct Irqs {
     disabled: bool,
     asserted: bool,
     /// The eventfd by which the client unmasks INTx, and whose line that is.
-    unmask: Option<Unmask>,
-    line: Weak<dyn Line>,
+    unmask: Option<Virqfd>,
+    line: Weak<dyn Watcher>,
     err: Option<EventFd>,
     req: Option<EventFd>,
 }
 
 impl Irqs {
     /// Nothing is set up. `line` is told when a client writes to the eventfd that unmasks INTx.
-    pub fn new(identity: &Identity, line: Weak<dyn Line>) -> Irqs {
+    pub fn new(identity: &Identity, line: Weak<dyn Watcher>) -> Irqs {
         let counts = [
             u32::from(identity.interrupt_pin != 0),
             u32::from(identity.msi),
@@ -118,12 +118,14 @@ impl Irqs {
         }
     }
 
-    /// The client wrote to the eventfd that unmasks INTx.
-    pub fn unmask_written(&mut self, watch: &Arc<EventWatch>) {
-        if self.unmask.as_ref().is_some_and(|own| own.is(watch)) {
+    /// The client wrote to an eventfd: whether it was the one that unmasks INTx.
+    pub fn unmask_written(&mut self, watch: &Arc<EventWatch>) -> bool {
+        let own = self.unmask.as_ref().is_some_and(|own| own.is(watch));
+        if own {
             watch.drain();
             self.unmask_intx();
         }
+        own
     }
 
     /// The device drives its INTx line.
@@ -225,10 +227,10 @@ impl Irqs {
             Data::Eventfd(fds) if fds[0] < 0 => self.unmask = None,
             Data::Eventfd(fds) => {
                 let (watch, written) = EventWatch::of_client(fds[0])?;
-                if self.unmask.as_ref().is_some_and(Unmask::is_in_use) {
+                if self.unmask.as_ref().is_some_and(Virqfd::is_in_use) {
                     return Err(Errno::EBUSY);
                 }
-                self.unmask = Some(Unmask::start(watch, self.line.clone())?);
+                self.unmask = Some(Virqfd::start(watch, self.line.clone())?);
                 if written {
                     self.unmask_intx();
                 }

@@ -12,7 +12,7 @@ pub mod function;
 pub mod irq;
 pub mod migration;
 pub mod spans;
-pub mod unmask;
+pub mod virqfd;
 
 use std::os::fd::BorrowedFd;
 

@@ -1,9 +1,10 @@
 //! A device descriptor: info, regions, interrupts, reset (`drivers/vfio/pci/vfio_pci_core.c`).
 
+use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use swiommu_abi::{Errno, commands, vfio};
+use swiommu_abi::{Errno, vfio};
 use swiommu_mem::UserAddr;
 
 use super::argsz::{Chain, copy_in, copy_out, through};
@@ -16,6 +17,7 @@ use crate::hostdrv::lock::Lock;
 use crate::iommufd::{Space, inject};
 use crate::pci::Bar;
 use crate::pci::function::Function;
+use crate::pci::function::ioeventfd::RegisterWrite;
 use crate::pci::irq::{Action, Data};
 use crate::run::Run;
 
@@ -253,11 +255,26 @@ impl DeviceFile {
         Ok(())
     }
 
-    fn unsupported(&self, call: &Call<'_>, cmd: u32, errno: Errno) -> Result<(), Errno> {
-        if let Some(name) = commands::name(vfio::DEVICE_COMMANDS, cmd) {
-            self.run.reports.unsupported(call, format_args!("{name}"));
+    /// `vfio_pci_ioctl_ioeventfd`
+    fn ioeventfd(&self, call: &Call<'_>, arg: u64) -> Result<(), Errno> {
+        let minsz = offset_of!(vfio::DeviceIoeventfd, reserved);
+        let ask: vfio::DeviceIoeventfd = copy_in(call, arg, minsz)?;
+        let bytes = ask.flags & vfio::DEVICE_IOEVENTFD_SIZE_MASK;
+        if (ask.argsz as usize) < minsz
+            || ask.flags != bytes
+            || !bytes.is_power_of_two()
+            || ask.fd < -1
+        {
+            return Err(Errno::EINVAL);
         }
-        Err(errno)
+        let (region, at) = split(ask.offset);
+        let write = RegisterWrite {
+            region,
+            at,
+            bytes: bytes as u8,
+            value: ask.data,
+        };
+        self.function.set_ioeventfd(write, ask.fd)
     }
 }
 
@@ -289,10 +306,7 @@ impl File for DeviceFile {
             vfio::DEVICE_RESET => self.reset(),
             vfio::DEVICE_GET_PCI_HOT_RESET_INFO => hot_reset::info(self, call, arg),
             vfio::DEVICE_PCI_HOT_RESET => hot_reset::reset(self, call, arg),
-            vfio::DEVICE_IOEVENTFD => {
-                copy_in::<vfio::IrqSet>(call, arg, 8)?;
-                self.unsupported(call, cmd, Errno::ENOTTY)
-            }
+            vfio::DEVICE_IOEVENTFD => self.ioeventfd(call, arg),
             vfio::DEVICE_FEATURE => return self.feature(call, arg),
             // for a device's own node alone
             vfio::DEVICE_BIND_IOMMUFD => cdev::read_bind(call, arg).and(Err(Errno::EINVAL)),

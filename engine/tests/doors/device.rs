@@ -1,6 +1,6 @@
 //! A device file: configuration space as vfio-pci virtualises it, regions, mappings.
 
-use swiommu_abi::{Errno, vfio};
+use swiommu_abi::{Errno, iommufd, vfio};
 use swiommu_engine::door::Span;
 
 use crate::support::edu::Rig;
@@ -204,13 +204,12 @@ fn a_reset_keeps_configuration_space_and_forgets_registers() {
 
 #[test]
 fn what_is_not_supported_fails_and_is_named_once() {
-    let (device, _files, world) = opened(vec![stub(4, 4)]);
-    let mut event = [40u32, 4, 0, 0, 0, 0, 0, 0, u32::MAX, 0];
+    let (device, _files, world) = opened(vec![stub(4, 4), stub(5, 5)]);
+    let iommu = world.iommu();
+    let (_device, id) = world.bound(1, &iommu);
+    let (ioas, nest) = (iommu.ioas(), iommufd::HWPT_ALLOC_NEST_PARENT);
     for _ in 0..2 {
-        assert_eq!(
-            device.ioctl_with(vfio::DEVICE_IOEVENTFD, &mut event),
-            Err(Errno::ENOTTY)
-        );
+        assert_eq!(iommu.hwpt(id, ioas, nest), Err(Errno::EOPNOTSUPP));
     }
     assert_eq!(world.kinds(), ["not-supported"]);
     let mut feature = [8u32, 1 << 16 | 6];

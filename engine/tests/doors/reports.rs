@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use swiommu_abi::{Errno, vfio};
+use swiommu_abi::{Errno, iommufd, vfio};
 use swiommu_engine::machine::options::{Options, Stacks};
 use swiommu_engine::machine::{DeviceKind, Medium, NvmeConfig};
 
@@ -233,7 +233,10 @@ fn report_of_an_unmap_of_nothing() {
 
 #[test]
 fn report_of_what_is_not_supported_or_modelled_or_allowed() {
-    let world = World::new(machine(Model::Scalable, [stub(4, 4), edu(5, 4)]));
+    let world = World::new(machine(
+        Model::Scalable,
+        [stub(4, 4), edu(5, 4), stub(6, 6)],
+    ));
     let (_container, group) = world.joined(4, vfio::TYPE1V2_IOMMU);
     let (stub, edu) = (
         group.device("0000:00:04.0").unwrap(),
@@ -244,11 +247,10 @@ fn report_of_what_is_not_supported_or_modelled_or_allowed() {
         Err(Errno::ENOTTY),
         "vfio-pci does not know it either"
     );
-    let mut event = [40u32, 4, 0, 0, 0, 0, 0, 0, u32::MAX, 0];
-    assert_eq!(
-        stub.ioctl_with(vfio::DEVICE_IOEVENTFD, &mut event),
-        Err(Errno::ENOTTY)
-    );
+    let iommu = world.iommu();
+    let (_device, id) = world.bound(2, &iommu);
+    let nest = iommufd::HWPT_ALLOC_NEST_PARENT;
+    assert_eq!(iommu.hwpt(id, iommu.ioas(), nest), Err(Errno::EOPNOTSUPP));
     stub.store(0x40, 4, 1);
     edu.store(0, 4, 1);
     engine::dma(&edu, 0x41000, AT, 4096, 3);

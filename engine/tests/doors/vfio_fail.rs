@@ -185,10 +185,23 @@ fn devices(tried: &mut Tried) {
     for (what, cmd) in [
         ("VFIO_DEVICE_QUERY_GFX_PLANE", vfio::DEVICE_QUERY_GFX_PLANE),
         ("VFIO_DEVICE_GET_GFX_DMABUF", vfio::DEVICE_GET_GFX_DMABUF),
-        ("VFIO_DEVICE_IOEVENTFD", vfio::DEVICE_IOEVENTFD),
     ] {
         tried.run(what, 0, now, || {
             unknown(nvme.ioctl_with(cmd, &mut [64u32; 16]))
+        });
+    }
+    let event = Event::new();
+    for (data, least) in [(1, 1), (2, 1)] {
+        tried.run("VFIO_DEVICE_IOEVENTFD", least, now, || {
+            let mut ask = vfio::DeviceIoeventfd {
+                argsz: 32,
+                flags: 4,
+                offset: 0x14,
+                data,
+                fd: event.number(),
+                ..Default::default()
+            };
+            nvme.ioctl_with(vfio::DEVICE_IOEVENTFD, &mut ask).map(drop)
         });
     }
     features(tried, &nvme, now);

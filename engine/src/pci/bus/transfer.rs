@@ -5,13 +5,12 @@
 //! waiting for it) and the rest is translated once more. A page that stays away is a fault, reported and recorded.
 
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 
 use swiommu_iommu::{Access, Fault, Iova, Run, Session};
 use swiommu_mem::{Client, Mapping, MemFault, PAGE, STRETCHES_MOST, Stretch, UserAddr};
 
 use super::Wires;
-use crate::door::{Call, File, Files, Mmio};
+use crate::door::{Call, Mmio};
 use crate::iommufd::place::{Place, place};
 use crate::pci::TransferError;
 use crate::pci::spans::{Span, Spans};
@@ -113,15 +112,6 @@ fn side(medium: &Mapping, fault: MemFault) -> Stop {
         Stop::Medium
     } else {
         Stop::Memory(fault)
-    }
-}
-
-/// A call that is not the client's: a device reached another.
-struct NoFiles;
-
-impl Files for NoFiles {
-    fn get(&self, _: i32) -> Option<Arc<dyn File>> {
-        None
     }
 }
 
@@ -319,12 +309,7 @@ impl Wires {
         done: u64,
         local: &mut Local<'_>,
     ) -> Result<(), Cause> {
-        let call = Call {
-            client: self.run.client.into(),
-            thread: self.thread,
-            site: self.site,
-            files: &NoFiles,
-        };
+        let call = Call::of_engine(self.run.client, self.thread, self.site);
         let reach = |at, step: u64, access| {
             let answer = self.function.peer(
                 &self.run.functions,

@@ -1,5 +1,5 @@
-//! INTx unmask by eventfd: a client that forwards its line to a virtual machine has the end of the interrupt written
-//! there (`drivers/vfio/virqfd.c`).
+//! Eventfds that the client writes to and a function acts on: the end of a line interrupt that a virtual machine has
+//! dealt with, and ioeventfds (`drivers/vfio/virqfd.c`).
 //!
 //! Somebody has to watch the eventfd while the client's threads do other things: a thread that sleeps, from the call
 //! that sets the eventfd until the one that takes it away. What it does it does under the lock of the function.
@@ -12,36 +12,36 @@ use swiommu_mem::EventWatch;
 /// Bytes of the watching thread's stack.
 const STACK: usize = 128 << 10;
 
-/// A function with an INTx line.
-pub trait Line: Send + Sync {
-    /// The client wrote to the eventfd that unmasks the line.
-    fn unmask_written(&self, watch: &Arc<EventWatch>);
+/// A function that acts on eventfds.
+pub trait Watcher: Send + Sync {
+    /// The client wrote to an eventfd. The function may have done with it meanwhile.
+    fn written(&self, watch: &Arc<EventWatch>);
 }
 
-/// An eventfd that unmasks INTx, and its thread. Dropping it lets both go.
+/// An eventfd that a function acts on, and its thread. Dropping it lets both go.
 #[derive(Debug)]
-pub struct Unmask(Arc<EventWatch>);
+pub struct Virqfd(Arc<EventWatch>);
 
-impl Unmask {
+impl Virqfd {
     /// Begins to watch.
     ///
     /// # Errors
     /// ENOMEM without another thread.
-    pub fn start(watch: EventWatch, line: Weak<dyn Line>) -> Result<Unmask, Errno> {
-        let unmask = Unmask(Arc::new(watch));
-        let watch = unmask.0.clone();
+    pub fn start(watch: EventWatch, watcher: Weak<dyn Watcher>) -> Result<Virqfd, Errno> {
+        let virqfd = Virqfd(Arc::new(watch));
+        let watch = virqfd.0.clone();
         std::thread::Builder::new()
-            .name("swiommu-unmask".into())
+            .name("swiommu-virqfd".into())
             .stack_size(STACK)
             .spawn(move || {
                 while watch.wait()
-                    && let Some(line) = line.upgrade()
+                    && let Some(watcher) = watcher.upgrade()
                 {
-                    line.unmask_written(&watch);
+                    watcher.written(&watch);
                 }
             })
             .map_err(|_| Errno::ENOMEM)?;
-        Ok(unmask)
+        Ok(virqfd)
     }
 
     /// Whether this is what the thread of `watch` watches for.
@@ -55,7 +55,7 @@ impl Unmask {
     }
 }
 
-impl Drop for Unmask {
+impl Drop for Virqfd {
     fn drop(&mut self) {
         self.0.stop();
     }
