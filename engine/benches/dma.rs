@@ -14,7 +14,7 @@ mod clock;
 use std::hint::black_box;
 use std::sync::{Arc, Weak};
 
-use clock::{Contender, pin, race};
+use clock::{Contender, cpu_ns, pin, race};
 use swiommu_engine::door::{Call, File, Files};
 use swiommu_engine::machine::Machine;
 use swiommu_engine::machine::options::Options;
@@ -195,6 +195,37 @@ fn row(
     race(&mut contenders)
 }
 
+/// The first write to each page of the window since tracking began, in turn, beside the same writes untracked.
+fn first_writes(worlds: &mut [(&'static str, World)], pages: u64) -> Vec<(&'static str, f64)> {
+    let mut contenders = Vec::new();
+    let wanted = ["swiommu", "swiommu dirty"];
+    for (name, world) in worlds {
+        let name = *name;
+        if !wanted.contains(&name) {
+            continue;
+        }
+        let mut buffer = [Page([1; PAGE as usize])];
+        let run = Box::new(move |n: u64| {
+            let passes = n.div_ceil(pages);
+            let mut spent = 0.0;
+            for _ in 0..passes {
+                // Forgets what was written before.
+                world.domain.set_dirty_tracking(name == "swiommu dirty");
+                let start = cpu_ns();
+                for page in 0..pages {
+                    let iova = BASE + page.wrapping_mul(0x9e37) % pages * PAGE;
+                    let span = Span { iova, bytes: PAGE };
+                    through(&mut world.wires, &[span], buffer.as_mut_bytes(), true);
+                }
+                spent += cpu_ns() - start;
+            }
+            spent / (passes * pages) as f64
+        });
+        contenders.push(Contender { name, run });
+    }
+    race(&mut contenders)
+}
+
 fn main() {
     swiommu_mem::install_handlers();
     pin(0);
@@ -237,6 +268,17 @@ fn main() {
                     ));
                 }
             }
+        }
+        let results = first_writes(&mut worlds, count);
+        let untracked = results[0].1;
+        for (contender, value) in results {
+            if !json {
+                println!(
+                    "first writes of 4096 in {name:<7} {contender:<14} {value:>12.1} ns   {:>6.3} x untracked",
+                    value / untracked
+                );
+            }
+            fields.push(format!("  \"first/4096/{name}/{contender}\": {value:.2}"));
         }
     }
     if json {

@@ -1,7 +1,7 @@
 //! Address spaces: mapping through /dev/iommu beside a container, filling a new page table beside a bare walk that writes
 //! the same entries, and dirty pages beside a bitmap of words.
 //!
-//! `cargo bench -p swiommu-engine --bench space [-- --json] [-- --quick]`. Nanoseconds of thread CPU time; contenders
+//! `cargo bench -p swiommu-engine --bench space [-- --json] [-- --quick] [-- FILTER]`. Nanoseconds of thread CPU time; contenders
 //! take turns, each figure is the median of their runs.
 #![allow(unsafe_code, missing_docs)] // the floor's tables
 
@@ -208,18 +208,33 @@ fn dirty(large: bool, one_in: u64) -> Results {
 fn main() {
     pin(0);
     let json = std::env::args().any(|argument| argument == "--json");
+    let filter = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'));
+    let wants = |row: &str| {
+        filter
+            .as_ref()
+            .is_none_or(|filter| row.contains(filter.as_str()))
+    };
     let mut rows: Vec<(String, Results)> = Vec::new();
     for live in [1000, 64_000] {
-        rows.push((format!("pair/{live}"), pairs(live)));
+        let row = format!("pair/{live}");
+        if wants(&row) {
+            rows.push((row, pairs(live)));
+        }
     }
-    rows.push(("fill/1000000".into(), fill(1_000_000)));
+    if wants("fill/1000000") {
+        rows.push(("fill/1000000".into(), fill(1_000_000)));
+    }
     for (name, large, one_in) in [
         ("dirty/2MiB pages, all", true, 512),
         ("dirty/4KiB pages, none", false, u64::MAX),
         ("dirty/4KiB pages, 1 in 64", false, 64),
         ("dirty/4KiB pages, all", false, 1),
     ] {
-        rows.push((name.into(), dirty(large, one_in)));
+        if wants(name) {
+            rows.push((name.into(), dirty(large, one_in)));
+        }
     }
     let mut fields = Vec::new();
     for (row, results) in rows {

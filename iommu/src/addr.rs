@@ -65,3 +65,32 @@ pub struct Run {
     /// the page at the latest, so a longer request needs another call.
     pub bytes: u64,
 }
+
+/// Neighbouring pages of one size, and which of them were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dirty<'a> {
+    /// Where the first page begins.
+    pub first: Iova,
+    /// Each has `1 << page_lg2` bytes.
+    pub page_lg2: u32,
+    /// The bits `0..` of the first word are the first pages, 1 for a written one; then comes the next word.
+    pub bits: &'a [u64],
+}
+
+impl Dirty<'_> {
+    /// The written pages as runs in rising order: where each begins, and its bytes.
+    pub fn runs(&self) -> impl Iterator<Item = (Iova, u64)> {
+        let (first, lg2) = (self.first.0, self.page_lg2);
+        let words = self.bits.iter().enumerate();
+        words.flat_map(move |(index, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let from = left.trailing_zeros();
+                let pages = (left.checked_shr(from)?).trailing_ones();
+                left &= !(u64::MAX >> (64 - pages) << from);
+                let page = index as u64 * 64 + u64::from(from);
+                Some((Iova(first + (page << lg2)), u64::from(pages) << lg2))
+            })
+        })
+    }
+}

@@ -38,17 +38,23 @@ impl Default for Config {
     }
 }
 
-/// A configuration that no unit has.
+/// Why there is no unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigError {
     /// The width, and what the kind accepts.
     AddressWidth(u8, &'static str),
+    /// There is no memory for the first tables.
+    NoMemory,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ConfigError::AddressWidth(width, accepted) = self;
-        write!(f, "address width {width} is not possible; {accepted}")
+        match self {
+            ConfigError::AddressWidth(width, accepted) => {
+                write!(f, "address width {width} is not possible; {accepted}")
+            }
+            ConfigError::NoMemory => f.write_str("there is no memory for the first tables"),
+        }
     }
 }
 

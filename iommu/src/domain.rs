@@ -8,10 +8,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use crate::addr::{Iova, Pa, Prot};
+use crate::addr::{Dirty, Iova, Pa, Prot};
 use crate::config::Kind;
 use crate::radix::fmt::{Format, amdv1::AmdV1, vtdss::VtdSs};
-use crate::radix::page::TABLE_BYTES;
+use crate::radix::page::{self, NoMemory, TABLE_BYTES};
+use crate::radix::written::{self, Reading};
 use crate::radix::{Span, Tree, clear, map, rewrite, walk};
 use crate::unit::{Generation, Unit, Writer, WriterLock};
 
@@ -38,6 +39,8 @@ pub enum MapError {
     PhysicalWidth,
     /// A part of the range is mapped.
     AlreadyMapped,
+    /// There is no memory for a page table.
+    NoMemory,
 }
 
 impl fmt::Display for MapError {
@@ -48,6 +51,7 @@ impl fmt::Display for MapError {
             MapError::BeyondAperture => "the mapping ends beyond the aperture",
             MapError::PhysicalWidth => "the physical range ends beyond 52 bits",
             MapError::AlreadyMapped => "a part of the range is mapped",
+            MapError::NoMemory => "there is no memory for a page table",
         })
     }
 }
@@ -76,10 +80,15 @@ impl fmt::Debug for Domain {
 
 impl Domain {
     pub(crate) fn new(unit: &Arc<Unit>) -> Option<Arc<Self>> {
+        let root = unit.pool.take().ok()?.address();
+        let Some(id) = unit.take_id() else {
+            unit.pool.give(root);
+            return None;
+        };
         Some(Arc::new(Domain {
             unit: Arc::clone(unit),
-            id: unit.take_id()?,
-            root: unit.pool.take().address(),
+            id,
+            root,
             generation: Generation::new(),
             tracking: AtomicBool::new(false),
             tables: AtomicI64::new(1),
@@ -102,7 +111,7 @@ impl Domain {
         (0, self.unit.config.last())
     }
 
-    /// Bytes of page tables in use, the root's included.
+    /// Bytes of page tables in use, the root's included. While writes are tracked, each table of 4 KiB has 64 bytes more.
     pub fn table_bytes(&self) -> u64 {
         self.tables.load(Ordering::Relaxed).unsigned_abs() * TABLE_BYTES
     }
@@ -121,9 +130,28 @@ impl Domain {
         let span = self.check(first, pa, bytes, prot)?;
         let writer = self.write();
         let mut tree = self.tree();
-        let done = for_kind!(self.kind(), map::map(&mut tree, span, pa.0, prot));
-        self.publish(writer, tree, Invalidate::TablesOnly);
-        done.map_err(|map::Occupied| MapError::AlreadyMapped)
+        let (done, changed) = self.map_in(&mut tree, span, pa, prot);
+        self.publish(writer, tree, changed);
+        done
+    }
+
+    /// Maps in a tree; what the change took away again because there was no memory.
+    #[inline]
+    fn map_in(
+        &self,
+        tree: &mut Tree<'_>,
+        span: Span,
+        pa: Pa,
+        prot: Prot,
+    ) -> (Result<(), MapError>, Invalidate) {
+        match for_kind!(self.kind(), map::map(tree, span, pa.0, prot)) {
+            Ok(()) => (Ok(()), Invalidate::TablesOnly),
+            Err(map::Refused::Occupied) => (Err(MapError::AlreadyMapped), Invalidate::TablesOnly),
+            Err(map::Refused::NoMemory) => {
+                for_kind!(self.kind(), clear::clear(tree, span));
+                (Err(MapError::NoMemory), Invalidate::Translations)
+            }
+        }
     }
 
     /// Whether a mapping can be, before looking at what is mapped.
@@ -151,6 +179,36 @@ impl Domain {
             first: first.0,
             last,
         })
+    }
+
+    /// Whether a domain is of the same unit, so that its page table can be copied.
+    pub fn is_sibling(&self, other: &Domain) -> bool {
+        Arc::ptr_eq(&self.unit, &other.unit)
+    }
+
+    /// Maps all that `from` maps, with its pages. What was written through `from` was not written through this domain.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::NoMemory`]; a part is mapped then.
+    ///
+    /// # Panics
+    ///
+    /// When `from` is of another unit, or something is mapped here already.
+    pub fn copy(&self, from: &Domain) -> Result<(), MapError> {
+        assert!(self.is_sibling(from), "a page table of another unit");
+        let writer = self.write();
+        let mut tree = self.tree();
+        let (root, source) = (page::at(self.root), page::at(from.root));
+        assert!(
+            (0..page::ENTRIES).all(|slot| root.load(slot) == 0),
+            "only an empty domain becomes a copy"
+        );
+        let source_writer = from.write();
+        let done = for_kind!(self.kind(), map::copy(&mut tree, source, root, self.top()));
+        drop(source_writer);
+        self.publish(writer, tree, Invalidate::TablesOnly);
+        done.map_err(|NoMemory| MapError::NoMemory)
     }
 
     /// The domain for one thread alone, for many changes in a row: other writers wait until it is dropped.
@@ -206,7 +264,7 @@ impl Domain {
         bytes
     }
 
-    /// Makes what is mapped in `first..=last` lead to `pa` onwards, keeping permissions and D bits;
+    /// Makes what is mapped in `first..=last` lead to `pa` onwards, keeping permissions and what was written;
     /// holes stay holes. On return no access uses the old place, as with [`Domain::unmap`].
     ///
     /// # Panics
@@ -237,34 +295,27 @@ impl Domain {
         for_kind!(self.kind(), lookup_in(self.root, self.top(), iova.0))
     }
 
-    /// Switches the recording of writes in the D bits. Switching it on clears them first.
+    /// Switches the recording of writes. What was recorded before is forgotten.
     pub fn set_dirty_tracking(&self, on: bool) {
         let writer = self.write();
         self.tracking.store(on, Ordering::Release);
         if on {
-            let span = Span {
-                first: 0,
-                last: self.unit.config.last(),
-            };
-            for_kind!(
-                self.kind(),
-                rewrite::read_dirty(self.root, self.top(), span, true, &mut |_, _| {})
-            );
+            for_kind!(self.kind(), written::forget_all(self.root, self.top()));
         }
         self.generation.advance();
         drop(writer);
         self.unit.invalidate_contexts();
     }
 
-    /// Calls `sink(first, bytes)` for every page of `first..=last` that was written since the last time,
-    /// in rising order, and forgets it. On return the data of every reported write has arrived, and
-    /// later writes will be reported again. A larger page that straddles an end of the range is reported
-    /// up to the end and stays dirty.
+    /// Calls `sink` for the pages of `first..=last` that were written since the last time, in rising order, and forgets
+    /// it; for none while tracking is off. On return the data of every reported write has arrived, and later writes will
+    /// be reported again. A larger page that straddles an end of the range may be reported beyond the end, and stays
+    /// dirty. What is not mapped is not reported, unless a write to it was under way while it was unmapped.
     ///
     /// # Panics
     ///
     /// As [`Domain::unmap`].
-    pub fn read_and_clear_dirty(&self, first: Iova, last: Iova, sink: impl FnMut(Iova, u64)) {
+    pub fn read_and_clear_dirty(&self, first: Iova, last: Iova, sink: impl FnMut(Dirty<'_>)) {
         if let Some(writer) = self.read_dirty_as(first, last, true, sink) {
             self.publish(writer, self.tree(), Invalidate::Translations);
         }
@@ -275,7 +326,7 @@ impl Domain {
     /// # Panics
     ///
     /// As [`Domain::unmap`].
-    pub fn read_dirty(&self, first: Iova, last: Iova, sink: impl FnMut(Iova, u64)) {
+    pub fn read_dirty(&self, first: Iova, last: Iova, sink: impl FnMut(Dirty<'_>)) {
         drop(self.read_dirty_as(first, last, false, sink));
     }
 
@@ -284,15 +335,20 @@ impl Domain {
         first: Iova,
         last: Iova,
         clear: bool,
-        mut sink: impl FnMut(Iova, u64),
+        mut sink: impl FnMut(Dirty<'_>),
     ) -> Option<Writer<'_>> {
         let span = self.span(first, last)?;
         let writer = self.write();
-        let sink = &mut |first, bytes| sink(Iova(first), bytes);
-        for_kind!(
-            self.kind(),
-            rewrite::read_dirty(self.root, self.top(), span, clear, sink)
-        );
+        if !self.is_tracking() {
+            return None;
+        }
+        let reading = Reading { span, clear };
+        match self.kind() {
+            Kind::Vtd { .. } => {
+                written::read::<VtdSs>(self.root, self.top(), reading, &mut sink);
+            }
+            Kind::Amd => written::read::<AmdV1>(self.root, self.top(), reading, &mut sink),
+        }
         Some(writer)
     }
 
@@ -300,7 +356,7 @@ impl Domain {
         self.root
     }
 
-    /// Whether writes are recorded in the D bits.
+    /// Whether writes are recorded.
     pub fn is_tracking(&self) -> bool {
         self.tracking.load(Ordering::Acquire)
     }
@@ -323,7 +379,7 @@ impl Domain {
     }
 
     fn tree(&self) -> Tree<'_> {
-        Tree::new(self.root, self.top(), &self.unit.pool)
+        Tree::new(self.root, self.top(), &self.unit.pool, self.is_tracking())
     }
 
     /// The part of the range inside the aperture.
@@ -394,8 +450,9 @@ impl Exclusive<'_> {
     pub fn map(&mut self, first: Iova, pa: Pa, bytes: u64, prot: Prot) -> Result<(), MapError> {
         let domain = self.domain;
         let span = domain.check(first, pa, bytes, prot)?;
-        for_kind!(domain.kind(), map::map(&mut self.tree, span, pa.0, prot))
-            .map_err(|map::Occupied| MapError::AlreadyMapped)
+        let (done, changed) = domain.map_in(&mut self.tree, span, pa, prot);
+        self.stale |= changed == Invalidate::Translations;
+        done
     }
 
     /// [`Domain::unmap`] whose guarantee holds from the next [`Exclusive::sync`] on.

@@ -45,13 +45,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-pub use addr::{Access, Iova, Pa, Prot, Run, StreamId};
+pub use addr::{Access, Dirty, Iova, Pa, Prot, Run, StreamId};
 pub use config::{Config, ConfigError, Kind};
 pub use domain::{Domain, Exclusive, MapError};
 pub use fault::{AmdEvent, Fault, FaultLog, Reason};
 pub use port::{Port, Session};
 pub use tlb::TlbStats;
 
+use radix::page::NoMemory;
 use tables::{Found, amd::AmdTables, vtd::VtdTables};
 use unit::{Unit, lock};
 
@@ -85,12 +86,14 @@ impl Iommu {
     ///
     /// # Errors
     ///
-    /// When the kind does not come with that address width.
+    /// When the kind does not come with that address width, or there is no memory.
     pub fn new(config: Config) -> Result<Arc<Iommu>, ConfigError> {
         config.check()?;
-        let unit = Unit::new(config);
+        let unit = Unit::new(config).map_err(|NoMemory| ConfigError::NoMemory)?;
         let upper = match config.kind {
-            Kind::Vtd { scalable } => Upper::Vtd(VtdTables::new(&unit.pool, scalable)),
+            Kind::Vtd { scalable } => Upper::Vtd(
+                VtdTables::new(&unit.pool, scalable).map_err(|NoMemory| ConfigError::NoMemory)?,
+            ),
             Kind::Amd => Upper::Amd(AmdTables::new()),
         };
         Ok(Arc::new(Iommu {
@@ -127,18 +130,23 @@ impl Iommu {
     ///
     /// # Panics
     ///
-    /// When there are 65535 domains already.
+    /// When there are 65535 domains already, or there is no memory.
     pub fn domain(&self) -> Arc<Domain> {
-        self.try_domain().expect("at most 65535 domains at once")
+        self.try_domain()
+            .expect("at most 65535 domains at once, and memory for each")
     }
 
-    /// A new, empty domain; `None` when there are 65535 already.
+    /// A new, empty domain; `None` when there are 65535 already, or there is no memory.
     pub fn try_domain(&self) -> Option<Arc<Domain>> {
         Domain::new(&self.unit)
     }
 
     /// Attaches `stream` to `domain`, instead of what it was attached to. On return every access of the
     /// stream goes through the new domain.
+    ///
+    /// # Panics
+    ///
+    /// When there is no memory for the tables that lead to it.
     pub fn attach(&self, stream: StreamId, domain: &Arc<Domain>) {
         let found = Found {
             root: domain.root(),

@@ -6,7 +6,6 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::Iommu;
 use crate::addr::{Access, Iova, Pa, Prot, Run, StreamId};
@@ -14,7 +13,7 @@ use crate::config::{INTERRUPT_WINDOW, Kind};
 use crate::domain::Domain;
 use crate::drain::Seat;
 use crate::fault::{Fault, Reason};
-use crate::radix::fmt::{ADDRESS, Format, amdv1::AmdV1, mask, shift, vtdss::VtdSs};
+use crate::radix::fmt::{ADDRESS, Format, amdv1::AmdV1, index, mask, shift, vtdss::VtdSs};
 use crate::radix::walk::{self, Miss};
 use crate::tlb::{self, Tlb, TlbStats};
 use crate::unit::Unit;
@@ -27,7 +26,7 @@ struct Context {
     top: u32,
     /// Last address of the aperture.
     last: u64,
-    /// Writes set D bits.
+    /// Writes are recorded.
     dirty: bool,
     /// The plain walk, that of [`Session::translate`] itself, applies: VT-d, four levels, no IOTLB.
     plain: bool,
@@ -180,7 +179,7 @@ impl Requester {
         Ok(found.run(bytes))
     }
 
-    /// The walk with every form of entry, D bits and reasons.
+    /// The walk with every form of entry and reasons, which records writes.
     #[cold]
     fn walk_fully<F: Format>(&mut self, iova: Iova, access: Access) -> Result<Translation, Fault> {
         loop {
@@ -189,15 +188,9 @@ impl Requester {
                 Ok(hit) => hit,
                 Err(miss) => return Err(self.fault(iova, access, reason_of(miss, iova, access))),
             };
-            let mut written = hit.entry & F::DIRTY != 0;
+            let mut written = context.dirty && hit.is_written();
             if access == Access::Write && context.dirty && !written {
-                // Not an unconditional OR: an entry that was cleared meanwhile must stay clear.
-                let dirty = hit.entry | F::DIRTY;
-                if hit
-                    .slot
-                    .compare_exchange(hit.entry, dirty, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_err()
-                {
+                if !hit.mark(iova.0) {
                     continue;
                 }
                 written = true;
@@ -283,7 +276,7 @@ struct Translation {
     /// Bytes from there to the end of the page.
     left: u64,
     prot: Prot,
-    /// The D bit is set.
+    /// It is recorded that the page was written.
     written: bool,
 }
 
@@ -306,14 +299,20 @@ impl Context {
         access: Access,
     ) -> Option<Run> {
         let need = need_of::<F>(access);
-        let (entry, lg2) = match walk::fast::<F, TOP>(self.root, iova.0, need) {
-            Ok(entry) => (entry, 12),
-            Err((entry, level)) if F::ends(entry, level, need) => (entry, shift(level)),
+        let (entry, level, table) = match walk::fast::<F, TOP>(self.root, iova.0, need) {
+            Ok((entry, table)) => (entry, 0, table),
+            Err(found @ (entry, level, _)) if F::ends(entry, level, need) => found,
             Err(_) => return None,
         };
-        if self.dirty && access == Access::Write && entry & F::DIRTY == 0 {
-            return None;
+        let slot = index(iova.0, level);
+        if self.dirty && access == Access::Write && !table.written().has(slot) {
+            if level > 0 {
+                return None;
+            }
+            // A page of 4 KiB is never parted, so its bit stays where it is.
+            table.written().mark(slot..=slot);
         }
+        let lg2 = shift(level);
         let offset = iova.0 & mask(lg2);
         Some(Run {
             pa: Pa(entry & ADDRESS | offset),
@@ -353,10 +352,11 @@ impl Session<'_> {
     #[inline(always)]
     pub fn translate(&mut self, iova: Iova, bytes: u64, access: Access) -> Result<Run, Fault> {
         if iova.0 >> PLAIN_WIDTH == 0
-            && let Ok(entry) = walk::fast::<VtdSs, 3>(self.root, iova.0, need_of::<VtdSs>(access))
+            && let Ok((entry, table)) =
+                walk::fast::<VtdSs, 3>(self.root, iova.0, need_of::<VtdSs>(access))
             && (access == Access::Read
-                || entry & VtdSs::DIRTY != 0
-                || !self.requester.context.dirty)
+                || !self.requester.context.dirty
+                || table.written().has(index(iova.0, 0)))
         {
             let offset = iova.0 & 0xfff;
             return Ok(Run {

@@ -1,6 +1,8 @@
 //! One suite over every format, level count and alignment, against a plain map of 4 KiB pages.
 
-use std::collections::BTreeMap;
+mod dirty;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -9,21 +11,32 @@ use super::*;
 const PAGE: u64 = 0x1000;
 const STREAM: StreamId = StreamId(0x0310);
 
-/// The rule book: what each 4 KiB page leads to, what it allows and whether it was written.
+/// The rule book: what each 4 KiB page leads to and what it allows, and which were written.
 #[derive(Default)]
-struct Model(BTreeMap<u64, (u64, Prot, bool)>);
+struct Model {
+    pages: BTreeMap<u64, (u64, Prot)>,
+    tracking: bool,
+    written: BTreeSet<u64>,
+}
 
 impl Model {
     fn range(&self, first: u64, last: u64) -> Vec<u64> {
-        self.0.range(first..=last).map(|(iova, _)| *iova).collect()
+        self.pages
+            .range(first..=last)
+            .map(|(iova, _)| *iova)
+            .collect()
     }
 
     fn map(&mut self, first: u64, pa: u64, bytes: u64, prot: Prot) -> bool {
-        let free = self.0.range(first..=first + (bytes - 1)).next().is_none();
+        let free = self
+            .pages
+            .range(first..=first + (bytes - 1))
+            .next()
+            .is_none();
         if free {
             let pages = (0..bytes).step_by(PAGE as usize);
-            self.0
-                .extend(pages.map(|at| (first + at, (pa + at, prot, false))));
+            self.pages
+                .extend(pages.map(|at| (first + at, (pa + at, prot))));
         }
         free
     }
@@ -31,14 +44,15 @@ impl Model {
     fn unmap(&mut self, first: u64, last: u64) -> u64 {
         let pages = self.range(first, last);
         for page in &pages {
-            self.0.remove(page);
+            self.pages.remove(page);
+            self.written.remove(page);
         }
         pages.len() as u64 * PAGE
     }
 
     fn remap(&mut self, first: u64, last: u64, pa: u64) {
         for page in self.range(first, last) {
-            self.0.get_mut(&page).unwrap().0 = pa + (page - first);
+            self.pages.get_mut(&page).unwrap().0 = pa + (page - first);
         }
     }
 }
@@ -63,9 +77,13 @@ enum Step {
     Write {
         page: u64,
     },
-    TakeDirty {
+    Dirty {
         first: u64,
         pages: u64,
+        clear: bool,
+    },
+    Track {
+        on: bool,
     },
 }
 
@@ -90,8 +108,10 @@ fn step(bound: u64) -> impl Strategy<Value = Step> {
             .prop_map(|(first, pages, pa, prot)| Step::Map { first, pages, pa, prot }),
         3 => (page_number(bound), length()).prop_map(|(first, pages)| Step::Unmap { first, pages }),
         1 => (page_number(bound), length(), pa()).prop_map(|(first, pages, pa)| Step::Remap { first, pages, pa }),
-        2 => page_number(bound).prop_map(|page| Step::Write { page }),
-        1 => (page_number(bound), length()).prop_map(|(first, pages)| Step::TakeDirty { first, pages }),
+        3 => page_number(bound).prop_map(|page| Step::Write { page }),
+        2 => (page_number(bound), length(), any::<bool>())
+            .prop_map(|(first, pages, clear)| Step::Dirty { first, pages, clear }),
+        1 => prop::bool::weighted(0.8).prop_map(|on| Step::Track { on }),
     ]
 }
 
@@ -106,9 +126,12 @@ fn setup(config: Config) -> (Arc<Iommu>, Arc<Domain>, Port) {
 
 /// Runs the steps in a window of `bound` pages that begins at `base`.
 fn run(config: Config, base: u64, bound: u64, steps: &[Step]) {
-    let (_iommu, domain, mut port) = setup(config);
+    let (iommu, domain, mut port) = setup(config);
     domain.set_dirty_tracking(true);
-    let mut model = Model::default();
+    let mut model = Model {
+        tracking: true,
+        ..Model::default()
+    };
     let iova = |page: u64| base + page * PAGE;
     let last = |first: u64, pages: u64| base + ((first + pages).min(bound) * PAGE - 1);
     for step in steps {
@@ -149,52 +172,52 @@ fn run(config: Config, base: u64, bound: u64, steps: &[Step]) {
                     .begin()
                     .translate(Iova(iova(page) + 8), 8, Access::Write);
                 let expected = model
-                    .0
-                    .get_mut(&iova(page))
+                    .pages
+                    .get(&iova(page))
                     .filter(|entry| entry.1.contains(Prot::WRITE));
                 assert_eq!(
                     answer.map(|run| run.pa.0).ok(),
-                    expected.as_ref().map(|entry| entry.0 + 8)
+                    expected.map(|entry| entry.0 + 8)
                 );
-                if let Some(entry) = expected {
-                    entry.2 = true;
+                if expected.is_some() && model.tracking {
+                    model
+                        .written
+                        .extend(dirty::page_around(&domain, iova(page)));
                 }
             }
-            Step::TakeDirty { first, pages } => {
-                let (first, last) = (iova(first), last(first, pages));
-                let mut reported = BTreeMap::new();
-                domain.read_and_clear_dirty(Iova(first), Iova(last), |iova, bytes| {
-                    reported.extend(
-                        (0..bytes)
-                            .step_by(PAGE as usize)
-                            .map(|at| (iova.0 + at, ())),
-                    );
-                });
-                // Larger pages report more than was written, never less, and only what is mapped.
-                for (page, entry) in model.0.range_mut(first..=last) {
-                    assert!(
-                        !entry.2 || reported.contains_key(page),
-                        "write to {page:#x} is lost"
-                    );
-                    entry.2 = false;
-                }
-                assert!(reported.keys().all(|page| model.0.contains_key(page)));
+            Step::Dirty {
+                first,
+                pages,
+                clear,
+            } => dirty::read_both(&domain, &mut model, iova(first), last(first, pages), clear),
+            Step::Track { on } => {
+                domain.set_dirty_tracking(on);
+                model.tracking = on;
+                model.written.clear();
             }
         }
     }
     check(&domain, &mut port, &model, base, bound);
+    let copy = iommu.domain();
+    copy.copy(&domain).unwrap();
+    assert_eq!(copy.table_bytes(), domain.table_bytes());
+    for page in (0..bound).map(|page| Iova(base + page * PAGE)) {
+        assert_eq!(copy.lookup(page), domain.lookup(page), "the copy at {page}");
+    }
     assert_eq!(
         domain.unmap(Iova(0), Iova(u64::MAX)),
-        model.0.len() as u64 * PAGE
+        model.pages.len() as u64 * PAGE
     );
     assert_eq!(domain.table_bytes(), PAGE, "only the root is left");
+    let left = copy.unmap(Iova(0), Iova(u64::MAX));
+    assert_eq!(left, model.pages.len() as u64 * PAGE, "the copy stays");
 }
 
 /// Lookup, reads and writes agree with the model on every page of the window.
 fn check(domain: &Domain, port: &mut Port, model: &Model, base: u64, bound: u64) {
     domain.set_dirty_tracking(false);
     for page in (0..bound).map(|page| base + page * PAGE) {
-        let expected = model.0.get(&page);
+        let expected = model.pages.get(&page);
         let found = domain.lookup(Iova(page));
         assert_eq!(
             found.map(|(pa, prot, _)| (pa.0, prot)),
@@ -265,9 +288,20 @@ macro_rules! each_format {
             }
 
             #[test]
-            fn dirty_bits_follow_writes_and_only_writes() {
-                super::dirty_bits(config(false));
-                super::dirty_bits(config(true));
+            fn what_is_dirty_follows_writes_and_only_writes() {
+                super::dirty::follows_writes(config(false));
+                super::dirty::follows_writes(config(true));
+            }
+
+            #[test]
+            fn no_write_is_lost_between_readings_while_pages_are_parted() {
+                super::dirty::no_write_is_lost(config(false));
+                super::dirty::no_write_is_lost(config(true));
+            }
+
+            #[test]
+            fn a_page_that_straddles_an_end_of_the_reading_stays_dirty() {
+                super::dirty::straddling_stays(config(false));
             }
         }
     )*};
@@ -387,55 +421,4 @@ fn exclusive_writer(config: Config) {
     drop(writer);
     assert_eq!(read(&mut port, 0x20_2234), None);
     assert_eq!(domain.table_bytes(), PAGE);
-}
-
-fn dirty(domain: &Domain) -> Vec<(u64, u64)> {
-    let mut pages = Vec::new();
-    domain.read_and_clear_dirty(Iova(0), Iova(u64::MAX), |iova, bytes| {
-        pages.push((iova.0, bytes))
-    });
-    pages
-}
-
-fn dirty_bits(config: Config) {
-    let (_iommu, domain, mut port) = setup(config);
-    let mut write = |iova| {
-        port.begin()
-            .translate(Iova(iova), 8, Access::Write)
-            .unwrap()
-    };
-    domain
-        .map(Iova(0x1000), Pa(0x5000), 0x1000, Prot::all())
-        .unwrap();
-    domain
-        .map(Iova(0x3000), Pa(0x8000), 0x1000, Prot::all())
-        .unwrap();
-    domain
-        .map(Iova(0x20_0000), Pa(0x40_0000), 0x20_0000, Prot::all())
-        .unwrap();
-    write(0x1000);
-    assert_eq!(dirty(&domain), []);
-    domain.set_dirty_tracking(true);
-    assert_eq!(dirty(&domain), []);
-    write(0x1008);
-    write(0x1010);
-    write(0x20_5000);
-    assert_eq!(dirty(&domain), [(0x1000, 0x1000), (0x20_0000, 0x20_0000)]);
-    assert_eq!(dirty(&domain), []);
-    write(0x1008);
-    domain.remap(Iova(0x1000), Iova(0x1fff), Pa(0x7000));
-    assert_eq!(
-        dirty(&domain),
-        [(0x1000, 0x1000)],
-        "moving a page keeps its D bit"
-    );
-    write(0x1008);
-    domain.set_dirty_tracking(false);
-    write(0x3000);
-    assert_eq!(dirty(&domain), [(0x1000, 0x1000)]);
-    domain.set_dirty_tracking(true);
-    port.begin()
-        .translate(Iova(0x3000), 8, Access::Read)
-        .unwrap();
-    assert_eq!(dirty(&domain), []);
 }

@@ -28,7 +28,7 @@ pub(crate) struct Cached {
     run: u64,
 }
 
-/// The D bit of the translation is known to be set.
+/// It is recorded that the page was written.
 const WRITTEN: u64 = 4;
 
 impl Cached {

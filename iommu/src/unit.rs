@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::fault::{Fault, FaultLog, Recorder};
-use crate::radix::page::Pool;
+use crate::radix::page::{NoMemory, Pool};
 use crate::sync::relax;
 
 /// The shared part of a unit. Its locks are leaf locks.
@@ -98,17 +98,17 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Unit {
-    pub(crate) fn new(config: Config) -> Arc<Self> {
+    pub(crate) fn new(config: Config) -> Result<Arc<Self>, NoMemory> {
         let pool = Pool::default();
-        Arc::new(Unit {
+        Ok(Arc::new(Unit {
             config,
             generation: Generation::new(),
-            nothing: pool.take().address(),
+            nothing: pool.take()?.address(),
             pool,
             drain: Drain::new(),
             recorder: Mutex::default(),
             ids: Mutex::default(),
-        })
+        }))
     }
 
     #[inline(always)]

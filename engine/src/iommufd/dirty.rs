@@ -1,7 +1,9 @@
 //! Dirty pages of a page table (`iopt_read_and_clear_dirty_data`, `drivers/iommu/iommufd/iova_bitmap.c`).
 
 use swiommu_abi::{Errno, iommufd};
-use swiommu_mem::{Caller, UserAddr};
+use swiommu_iommu::{Dirty, Iova};
+use swiommu_mem::{Caller, MemFault, UserAddr};
+use zerocopy::IntoBytes;
 
 use super::file::Command;
 use super::hwpt::Hwpt;
@@ -41,18 +43,17 @@ pub fn get_bitmap(
         return Err(Errno::EOPNOTSUPP);
     }
     let hwpt: Ref<Hwpt> = command.context.get(cmd.hwpt_id)?;
-    let ioas = hwpt.ioas.lock();
+    let mut ioas = hwpt.ioas.lock();
     let last = check_range(cmd, ioas.alignment())?;
     if !hwpt.dirty {
         return Err(Errno::EOPNOTSUPP);
     }
     inject::point()?;
-    let mut bitmap = Bitmap::new(&command.call.client, cmd);
+    let mut bitmap = Bitmap::new(&command.call.client, cmd, last);
     if let Some(last) = ioas.contiguous_to(cmd.iova, last) {
         let clear = cmd.flags & no_clear == 0;
-        let sink = &mut |first, bytes| bitmap.set(first, bytes);
         // a table that does not track answers EINVAL, which the kernel drops
-        let _ = hwpt.table.read_dirty(cmd.iova, last, clear, sink);
+        let _ = hwpt.table.read_dirty(cmd.iova, last, clear, &mut bitmap);
     }
     bitmap.flush();
     Ok(())
@@ -69,38 +70,72 @@ fn check_range(cmd: &iommufd::HwptGetDirtyBitmap, alignment: u64) -> Result<u64,
     Ok(last)
 }
 
+/// Words that are set in client memory at once.
+const WORDS: usize = 128;
 /// Words of which every page was written.
-static ONES: [u8; 512] = [0xff; 512];
+static ONES: [u64; WORDS] = [u64::MAX; WORDS];
 
-/// A bitmap in client memory, of which bits are set in rising order, as the kernel does it: word by word, and words that
-/// cannot be touched are passed over.
-struct Bitmap<'a> {
+/// A bitmap in client memory, of which bits are set. As in the kernel other bits stay, words without a bit to set are not
+/// touched, and words that cannot be touched are passed over.
+pub(super) struct Bitmap<'a> {
     client: &'a Caller,
     /// Client address of the word that bit 0 is in.
     words: u64,
     /// Its number there.
     bit: u64,
     iova: u64,
+    last: u64,
     shift: u32,
-    /// Bits that are not in client memory yet: a word's number, and the bits.
-    pending: (u64, u64),
+    /// Bits that are not in client memory yet: `count` neighbouring words from word `first` on.
+    pending: [u64; WORDS],
+    first: u64,
+    count: usize,
 }
 
 impl<'a> Bitmap<'a> {
-    fn new(client: &'a Caller, cmd: &iommufd::HwptGetDirtyBitmap) -> Bitmap<'a> {
+    /// The bitmap of a command whose last address is `last`.
+    fn new(client: &'a Caller, cmd: &iommufd::HwptGetDirtyBitmap, last: u64) -> Bitmap<'a> {
         Bitmap {
             client,
             words: cmd.data & !7,
             bit: cmd.data % 8 * 8,
             iova: cmd.iova,
+            last,
             shift: cmd.page_size.trailing_zeros(),
-            pending: (0, 0),
+            pending: [0; WORDS],
+            first: 0,
+            count: 0,
+        }
+    }
+
+    /// The device wrote to pages, some of which may be outside the range.
+    #[inline]
+    pub(super) fn set_pages(&mut self, dirty: Dirty<'_>) {
+        if dirty.page_lg2 != self.shift {
+            for (Iova(first), bytes) in dirty.runs() {
+                let last = (first + (bytes - 1)).min(self.last);
+                let first = first.max(self.iova);
+                self.set(first, last - first + 1);
+            }
+            return;
+        }
+        // Bit for bit. The first of the pages may lie before the range, then its bit is not set.
+        let page = |iova: u64| (iova >> self.shift) as i64;
+        let at = page(dirty.first.0) - page(self.iova) + self.bit as i64;
+        let (word, by) = ((at >> 6) as u64, (at & 63) as u32);
+        if by == 0 && self.append(word, dirty.bits) {
+            return;
+        }
+        for (index, bits) in dirty.bits.iter().enumerate() {
+            let word = word.wrapping_add(index as u64);
+            self.or(word, bits << by);
+            self.or(word.wrapping_add(1), (bits >> 1) >> (63 - by));
         }
     }
 
     /// The device wrote to `first..first+bytes`.
     #[inline]
-    fn set(&mut self, first: u64, bytes: u64) {
+    pub(super) fn set(&mut self, first: u64, bytes: u64) {
         let at = |iova: u64| ((iova - self.iova) >> self.shift) + self.bit;
         let (from, to) = (at(first), at(first + (bytes - 1)));
         let (word, last) = (from / 64, to / 64);
@@ -109,35 +144,74 @@ impl<'a> Bitmap<'a> {
             return self.or(word, head & tail);
         }
         self.or(word, head);
-        if last - word > 1 {
-            self.flush();
-            for word in (word + 1..last).step_by(ONES.len() / 8) {
-                let at = UserAddr(self.words.wrapping_add(word * 8));
-                let bytes = ((last - word) * 8).min(ONES.len() as u64);
-                let _ = self.client.write(at, &ONES[..bytes as usize]);
-            }
+        let mut next = word + 1;
+        while next < last {
+            let count = (last - next).min(WORDS as u64);
+            self.append(next, &ONES[..count as usize]);
+            next += count;
         }
         self.or(last, tail);
     }
 
+    /// At most [`WORDS`] words that all have bits to set, behind what is pending. `false`: one has none.
+    #[inline]
+    fn append(&mut self, word: u64, bits: &[u64]) -> bool {
+        if bits.contains(&0) {
+            return false;
+        }
+        if word != self.first + self.count as u64 || self.count + bits.len() > WORDS {
+            self.flush();
+        }
+        if self.count == 0 {
+            self.first = word;
+        }
+        self.pending[self.count..][..bits.len()].copy_from_slice(bits);
+        self.count += bits.len();
+        true
+    }
+
     #[inline]
     fn or(&mut self, word: u64, bits: u64) {
-        if self.pending.0 != word {
-            self.flush();
-            self.pending.0 = word;
+        if bits == 0 {
+            return;
         }
-        self.pending.1 |= bits;
+        let behind = self.first + self.count as u64;
+        if self.count > 0 && word == behind - 1 {
+            self.pending[self.count - 1] |= bits;
+            return;
+        }
+        if word != behind || self.count == WORDS {
+            self.flush();
+        }
+        if self.count == 0 {
+            self.first = word;
+        }
+        self.pending[self.count] = bits;
+        self.count += 1;
     }
 
     fn flush(&mut self) {
-        let (word, bits) = std::mem::take(&mut self.pending);
-        let at = UserAddr(self.words.wrapping_add(word * 8));
-        if bits != 0
-            && let Ok(before) = self.client.read_obj::<u64>(at)
-        {
-            let _ = self.client.write_obj(at, &(before | bits));
+        let words = &mut self.pending[..std::mem::take(&mut self.count)];
+        let at = |word: usize| UserAddr(self.words.wrapping_add((self.first + word as u64) * 8));
+        if set(self.client, at(0), words).is_err() {
+            for (index, word) in words.iter_mut().enumerate() {
+                let _ = set(self.client, at(index), std::slice::from_mut(word));
+            }
         }
     }
+}
+
+/// Sets bits in words of client memory.
+fn set(client: &Caller, at: UserAddr, words: &mut [u64]) -> Result<(), MemFault> {
+    if words.iter().any(|bits| *bits != u64::MAX) {
+        let mut before = [0; WORDS];
+        let before = &mut before[..words.len()];
+        client.read(at, before.as_mut_bytes())?;
+        for (word, before) in words.iter_mut().zip(before) {
+            *word |= *before;
+        }
+    }
+    client.write(at, words.as_bytes())
 }
 
 #[cfg(test)]

@@ -7,13 +7,14 @@
 //! An area of client memory owns its set of pages, which costs nothing, until a copy or an access shares it.
 
 mod access;
+mod area;
 mod change;
 mod fill;
 mod find;
 mod iovas;
 mod tables;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use swiommu_abi::Errno;
@@ -22,14 +23,16 @@ use swiommu_mem::{Client, PAGE, UserAddr};
 
 use super::account::{Account, Locked};
 use super::inject;
-use super::pages::{Pages, Pinning};
-use super::pins::{PagesId, Pins, Targets};
+use super::pages::Pinning;
+use super::pins::{Pins, Targets};
 use super::regions::Regions;
 use super::table::Table;
 use crate::calls::CallRecord;
 
 pub(super) use access::Pinned;
 pub use access::UnmapNotice;
+pub use area::{Area, Gone};
+use area::{Areas, Backing, Origin};
 pub use change::{Slice, Unmapping};
 use iovas::Iovas;
 pub use iovas::Owner;
@@ -39,76 +42,6 @@ pub(super) use iovas::overlaps;
 const HISTORY: usize = 4096;
 /// The owner of what a container cannot map.
 const CONTAINER: Owner = 0;
-
-/// One mapping, as the client made it.
-#[derive(Clone)]
-pub struct Area {
-    /// Last device address.
-    pub last: u64,
-    /// Client address of the first byte.
-    pub va: UserAddr,
-    /// Where the first byte was when it was pinned: differs from `va` after a VADDR update.
-    pinned: UserAddr,
-    /// What the device may do.
-    pub prot: Prot,
-    /// The call that mapped it.
-    pub mapped: CallRecord,
-    backing: Backing,
-    /// Pins of the processor, and those of them that keep it from being unmapped.
-    accesses: u32,
-    locks: u32,
-    /// It is being unmapped: no access begins.
-    leaving: bool,
-    /// The client took the address back (VADDR unmap) and has not given a new one yet.
-    vaddr_invalid: bool,
-}
-
-/// What stands behind an area.
-#[derive(Clone)]
-enum Backing {
-    /// Client memory of its own, of which it pins all while the space has a table.
-    Own(Own),
-    /// A slice of pages that others may use too.
-    Shared(Arc<Pages>),
-}
-
-#[derive(Clone, Copy)]
-struct Own {
-    id: PagesId,
-    account: Account,
-    /// Bytes that count as locked, for as long as the area is pinned.
-    locked: u64,
-}
-
-impl Area {
-    /// The offset of the first byte in its page.
-    fn offset(&self) -> u64 {
-        self.pinned.0 % PAGE
-    }
-
-    /// The shared set of pages, and its bytes `first..=last` that this area of `bytes` bytes maps.
-    fn slice(&self, pages: &Pages, bytes: u64) -> (u64, u64) {
-        let first = self.pinned.0 - pages.base.0;
-        (first, first + (bytes - 1))
-    }
-}
-
-/// A mapping that was, for reports.
-#[derive(Clone)]
-pub struct Gone {
-    /// First device address.
-    pub first: u64,
-    /// Last device address.
-    pub last: u64,
-    /// Client address of the first byte.
-    pub va: UserAddr,
-    /// What the device could do.
-    pub prot: Prot,
-    /// The call that mapped it.
-    pub mapped: CallRecord,
-    /// The call that unmapped it.
-    pub unmapped: CallRecord,
-}
 
 /// Why a mapping was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -174,9 +107,11 @@ pub struct Ioas {
     /// What device addresses and lengths are multiples of.
     alignment: u64,
     large_pages: bool,
+    /// That changed while there were tables: they may have smaller pages than a new one.
+    mixed_pages: bool,
     /// Who may access it by processor, and the alignment each needs.
     users: Vec<(u64, Weak<Pinned>)>,
-    areas: BTreeMap<u64, Area>,
+    areas: Areas,
     gone: VecDeque<Gone>,
 }
 
@@ -190,8 +125,9 @@ impl Ioas {
             iovas: Iovas::new(),
             alignment: 1,
             large_pages: true,
+            mixed_pages: false,
             users: Vec::new(),
-            areas: BTreeMap::new(),
+            areas: Areas::default(),
             gone: VecDeque::new(),
         }
     }
@@ -308,7 +244,7 @@ impl Ioas {
             last: area.last,
             va: area.va,
             prot: area.prot,
-            mapped: area.mapped,
+            origin: area.origin,
             unmapped: unmapped.clone(),
         });
     }
@@ -350,42 +286,9 @@ impl Ioas {
     }
 }
 
-impl Area {
-    fn of_client(
-        last: u64,
-        va: UserAddr,
-        prot: Prot,
-        mapped: CallRecord,
-        account: Account,
-    ) -> Area {
-        let id = super::pages::fresh_id();
-        let own = Own {
-            id,
-            account,
-            locked: 0,
-        };
-        Area::behind(last, va, prot, mapped, Backing::Own(own))
-    }
-
-    fn behind(last: u64, va: UserAddr, prot: Prot, mapped: CallRecord, backing: Backing) -> Area {
-        Area {
-            last,
-            va,
-            pinned: va,
-            prot,
-            mapped,
-            backing,
-            accesses: 0,
-            locks: 0,
-            leaving: false,
-            vaddr_invalid: false,
-        }
-    }
-}
-
 impl Drop for Ioas {
     fn drop(&mut self) {
-        for (first, area) in std::mem::take(&mut self.areas) {
+        for (first, area) in std::mem::take(&mut *self.areas) {
             for table in &self.tables {
                 table.unmap(Iova(first), Iova(area.last));
             }

@@ -113,6 +113,18 @@ pub struct Place {
     pub here: bool,
 }
 
+impl Place {
+    /// Bytes that are where the client has them.
+    fn here(va: UserAddr, offset: u64, bytes: u64) -> Place {
+        Place {
+            offset,
+            bytes,
+            pa: Some(Pa(va.0 + offset)),
+            here: true,
+        }
+    }
+}
+
 /// The pins, held still: no page moves while this is held.
 pub struct Still<'a> {
     pins: &'a Pins,
@@ -272,23 +284,22 @@ impl Still<'_> {
     }
 
     /// Where the pages of a set with client addresses `va..va+bytes` are, in order.
+    #[inline]
     pub fn places(&self, pages: PagesId, va: UserAddr, bytes: u64) -> Places {
-        let here = |offset, bytes| Place {
-            offset,
-            bytes,
-            pa: Some(Pa(va.0 + offset)),
-            here: true,
-        };
         if self.kept.moved.is_empty() {
-            return Places::One(here(0, bytes));
+            return Places::One(Place::here(va, 0, bytes));
         }
+        Places::Many(self.moved_places(pages, va, bytes))
+    }
+
+    fn moved_places(&self, pages: PagesId, va: UserAddr, bytes: u64) -> Vec<Place> {
         let last = va.0 + (bytes - 1);
         let mut places = Vec::new();
         let mut at = va.0;
         for first in self.kept.moved_in(pages, va.0, last) {
             let moved = &self.kept.moved[&(pages, first)];
             if first > at {
-                places.push(here(at - va.0, first - at));
+                places.push(Place::here(va, at - va.0, first - at));
                 at = first;
             }
             let bytes = (first + moved.bytes - at).min(last - at + 1);
@@ -301,9 +312,9 @@ impl Still<'_> {
             at += bytes;
         }
         if at <= last {
-            places.push(here(at - va.0, last - at + 1));
+            places.push(Place::here(va, at - va.0, last - at + 1));
         }
-        Places::Many(places)
+        places
     }
 
     /// A table joins an address space: entries in it follow pages that move.
@@ -327,6 +338,7 @@ pub enum Places {
 
 impl Places {
     /// All of them, in order.
+    #[inline]
     pub fn as_slice(&self) -> &[Place] {
         match self {
             Places::One(place) => std::slice::from_ref(place),

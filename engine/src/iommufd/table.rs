@@ -6,6 +6,7 @@ use std::sync::Arc;
 use swiommu_abi::Errno;
 use swiommu_iommu::{Domain, Exclusive, Iova, MapError, Pa, Prot};
 
+use super::dirty::Bitmap;
 use super::inject;
 
 /// A page table that is not a [`Domain`]. Addresses and lengths are multiples of its smallest page size.
@@ -173,24 +174,27 @@ impl Table {
         Ok(())
     }
 
-    /// Calls `sink(first, bytes)` for what was written in `first..=last`; forgets it if `clear`.
+    /// Sets the bits of what was written in `first..=last`; forgets it if `clear`.
     pub(super) fn read_dirty(
         &self,
         first: u64,
         last: u64,
         clear: bool,
-        sink: &mut dyn FnMut(u64, u64),
+        bitmap: &mut Bitmap<'_>,
     ) -> Result<(), Errno> {
         let (first, last) = (Iova(first), Iova(last));
         match self {
             Table::Domain(domain) if !domain.is_tracking() => return Err(Errno::EINVAL),
             Table::Domain(domain) if clear => {
-                domain.read_and_clear_dirty(first, last, |iova, bytes| sink(iova.0, bytes));
+                domain.read_and_clear_dirty(first, last, |dirty| bitmap.set_pages(dirty));
             }
             Table::Domain(domain) => {
-                domain.read_dirty(first, last, |iova, bytes| sink(iova.0, bytes));
+                domain.read_dirty(first, last, |dirty| bitmap.set_pages(dirty));
             }
-            Table::Other(table) => return table.read_dirty(first, last, clear, sink),
+            Table::Other(table) => {
+                let sink = &mut |first, bytes| bitmap.set(first, bytes);
+                return table.read_dirty(first, last, clear, sink);
+            }
         }
         Ok(())
     }
@@ -201,6 +205,26 @@ impl Table {
             // a domain does that by itself
             Table::Domain(_) => Ok(()),
             Table::Other(table) => table.forget_dirty(Iova(first), Iova(last)),
+        }
+    }
+
+    /// Whether [`Table::copy`] can make this table, which is empty, like another one.
+    pub(super) fn can_copy(&self, from: &Table) -> bool {
+        match (self, from) {
+            (Table::Domain(to), Table::Domain(from)) => to.is_sibling(from),
+            _ => false,
+        }
+    }
+
+    /// Maps all that another table maps.
+    ///
+    /// # Errors
+    /// ENOMEM; part of it is mapped then.
+    pub(super) fn copy(&self, from: &Table) -> Result<(), Errno> {
+        inject::point()?;
+        match (self, from) {
+            (Table::Domain(to), Table::Domain(from)) => to.copy(from).map_err(errno),
+            _ => unreachable!("it was asked whether it can be copied"),
         }
     }
 
@@ -236,6 +260,7 @@ impl Writer<'_> {
 fn errno(error: MapError) -> Errno {
     match error {
         MapError::AlreadyMapped => Errno::EADDRINUSE,
+        MapError::NoMemory => Errno::ENOMEM,
         _ => Errno::EINVAL,
     }
 }

@@ -157,7 +157,7 @@ fn unmapped(blocked: &Blocked<'_>, ioas: &Ioas, at: u64) -> Verdict {
     let since = now.map(|(first, area)| {
         call_line(
             &format!("[{first:#x}..={:#x}] was mapped since", area.last),
-            &area.mapped,
+            area.mapped(),
         )
     });
     let gone = ioas.last_gone(at);
@@ -196,7 +196,7 @@ fn unmapped(blocked: &Blocked<'_>, ioas: &Ioas, at: u64) -> Verdict {
             gone.last,
             gone.va,
             gone.prot,
-            &gone.mapped,
+            gone.mapped(),
         ));
         evidence.push(call_line(&format!("{range} was unmapped"), &gone.unmapped));
     }
@@ -267,7 +267,7 @@ fn wrong_direction(blocked: &Blocked<'_>, first: u64, area: &Area) -> Verdict {
 }
 
 fn mapped(first: u64, area: &Area) -> Evidence {
-    was_mapped(first, area.last, area.va, area.prot, &area.mapped)
+    was_mapped(first, area.last, area.va, area.prot, area.mapped())
 }
 
 fn was_mapped(first: u64, last: u64, va: UserAddr, prot: Prot, by: &CallRecord) -> Evidence {

@@ -353,7 +353,7 @@ impl Reports {
                 finding.evidence = ioas
                     .overlapping(iova, last)
                     .take(4)
-                    .map(|(first, area)| text::area(first, area.last, &area.mapped))
+                    .map(|(first, area)| text::area(first, area.last, area.mapped()))
                     .collect();
             }
             Note::UnmapOfNothing { iova, bytes, v2 } => {
@@ -362,7 +362,7 @@ impl Reports {
                     "UNMAP_DMA of {bytes} bytes at {iova:#x} succeeded and unmapped nothing"
                 );
                 if !v2 && let Some((first, area)) = ioas.overlapping(iova, iova).next() {
-                    finding.evidence = vec![text::area(first, area.last, &area.mapped)];
+                    finding.evidence = vec![text::area(first, area.last, area.mapped())];
                     finding.help =
                         "type1 (v1) unmaps whole mappings only, and only from their first address.";
                 }
@@ -404,7 +404,7 @@ impl Reports {
                     count += 1;
                     bytes += area.last - at + 1;
                     if first.len() < 8 {
-                        first.push(text::area(at, area.last, &area.mapped));
+                        first.push(text::area(at, area.last, area.mapped()));
                     }
                 }
                 found = Some((count, bytes, first));

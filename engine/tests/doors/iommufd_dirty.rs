@@ -188,3 +188,46 @@ fn a_page_table_that_was_not_made_for_it_does_not_track() {
     assert_eq!(rig.get(2, P, rig.bits.base()), Err(Errno::EOPNOTSUPP));
     assert_eq!(rig.get(0, 0, rig.bits.base()), Err(Errno::EINVAL));
 }
+
+#[test]
+fn a_range_that_is_read_again_is_looked_at_again_when_areas_changed() {
+    let rig = Rig::new(Model::Scalable);
+    let next = AT + PAGES * P;
+    rig.track(true).unwrap();
+    let read = || {
+        rig.bits.fill(0);
+        let mut cmd = iommufd::HwptGetDirtyBitmap {
+            size: 48,
+            hwpt_id: rig.hwpt,
+            iova: AT,
+            length: 2 * PAGES * P,
+            page_size: P,
+            data: rig.bits.base(),
+            ..Default::default()
+        };
+        rig.iommu
+            .run(iommufd::HWPT_GET_DIRTY_BITMAP, &mut cmd)
+            .unwrap();
+        let bytes = rig.bits.read(0, P as usize);
+        (0..2 * PAGES)
+            .filter(|bit| bytes[*bit as usize / 8] >> (bit % 8) & 1 == 1)
+            .collect::<Vec<_>>()
+    };
+    let more = Memory::pages(2);
+    let map = |page: u64| {
+        let at = next + page * P;
+        rig.iommu
+            .map(1, FIXED, at, more.base() + page * P, P)
+            .unwrap();
+    };
+    for _ in 0..2 {
+        map(1);
+        rig.write(&[3, PAGES + 1]);
+        assert_eq!(read(), [3], "behind a hole nothing is told");
+        map(0);
+        rig.write(&[PAGES]);
+        assert_eq!(read(), [PAGES, PAGES + 1]);
+        assert_eq!(read(), NONE);
+        rig.iommu.unmap(1, next, 2 * P).unwrap();
+    }
+}

@@ -36,6 +36,7 @@ fn clear_one<F: Format>(tree: &mut Tree<'_>, iova: u64) -> Option<u64> {
         Entry::Empty => Some(0),
         Entry::Leaf { lg2: 12, .. } => {
             slot.store(0, Ordering::Release);
+            tree.unwritten(table, index(iova, 0)..=index(iova, 0));
             Some(1 << 12)
         }
         _ => None,
@@ -78,6 +79,7 @@ fn clear_part<F: Format>(
             }
             Entry::Leaf { lg2, .. } if span.contains(Span::around(covered.first, lg2)) => {
                 table.store(slot, 0);
+                tree.unwritten(table, slot..=slot);
                 cleared = cleared.saturating_add(covered.bytes());
             }
             Entry::Leaf { lg2, .. } => {

@@ -3,35 +3,53 @@
 use std::sync::atomic::Ordering;
 
 use super::fmt::{Entry, Format, index, mask, shift};
-use super::page::{self, Table};
+use super::page::{self, NoMemory, Table};
+use super::written::slots_of;
 use super::{Slots, Span, Tree};
 use crate::addr::Prot;
 
-/// The range holds a translation already.
+/// Why nothing was mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Occupied;
+pub(crate) enum Refused {
+    /// The range holds a translation already.
+    Occupied,
+    /// There is no memory for a table.
+    NoMemory,
+}
 
-/// Maps `span` to `pa` onwards, or nothing at all. Both are 4 KiB aligned; `span` lies in the tree.
+impl From<NoMemory> for Refused {
+    fn from(_: NoMemory) -> Self {
+        Refused::NoMemory
+    }
+}
+
+/// Maps `span` to `pa` onwards. Both are 4 KiB aligned; `span` lies in the tree. Without memory a part of it may be
+/// mapped, which the caller takes out; if it is occupied, nothing is.
 pub(crate) fn map<F: Format>(
     tree: &mut Tree<'_>,
     span: Span,
     pa: u64,
     prot: Prot,
-) -> Result<(), Occupied> {
+) -> Result<(), Refused> {
     let (root, top) = (page::at(tree.root), tree.top);
     if span.last - span.first == mask(12) {
         return map_one::<F>(tree, span.first, pa, prot);
     }
     tree.leaf = None;
     if !is_free::<F>(root, top, span) {
-        return Err(Occupied);
+        return Err(Refused::Occupied);
     }
-    fill::<F>(tree, root, top, Fill { span, pa, prot });
-    Ok(())
+    Ok(fill_part::<F>(
+        tree,
+        root,
+        top,
+        Fill { span, pa, prot },
+        span,
+    )?)
 }
 
 /// One 4 KiB page: the common case, without a second pass.
-fn map_one<F: Format>(tree: &mut Tree<'_>, iova: u64, pa: u64, prot: Prot) -> Result<(), Occupied> {
+fn map_one<F: Format>(tree: &mut Tree<'_>, iova: u64, pa: u64, prot: Prot) -> Result<(), Refused> {
     let region = iova >> shift(1);
     let table = match tree.leaf {
         Some((at, table)) if at == region => table,
@@ -39,15 +57,16 @@ fn map_one<F: Format>(tree: &mut Tree<'_>, iova: u64, pa: u64, prot: Prot) -> Re
     };
     let slot = table.slot(index(iova, 0));
     if slot.load(Ordering::Relaxed) != 0 {
-        return Err(Occupied);
+        return Err(Refused::Occupied);
     }
     tree.leaf = Some((region, table));
-    slot.store(F::leaf(pa, 0, 12, prot, false), Ordering::Release);
+    tree.unwritten(table, index(iova, 0)..=index(iova, 0));
+    slot.store(F::leaf(pa, 0, 12, prot), Ordering::Release);
     Ok(())
 }
 
 /// The table of level 0 for an address, made if there is none.
-fn leaf_table<'a, F: Format>(tree: &mut Tree<'a>, iova: u64) -> Result<&'a Table, Occupied> {
+fn leaf_table<'a, F: Format>(tree: &mut Tree<'a>, iova: u64) -> Result<&'a Table, Refused> {
     let mut table = page::at(tree.root);
     for level in (1..=tree.top).rev() {
         let slot = index(iova, level);
@@ -57,18 +76,23 @@ fn leaf_table<'a, F: Format>(tree: &mut Tree<'a>, iova: u64) -> Result<&'a Table
         table = if let Some(next) = F::descend(entry, level) {
             page::at(next)
         } else if entry == 0 {
-            link::<F>(tree, table, slot, level)
+            link::<F>(tree, table, slot, level)?
         } else {
-            return Err(Occupied);
+            return Err(Refused::Occupied);
         };
     }
     Ok(table)
 }
 
-fn link<'a, F: Format>(tree: &mut Tree<'a>, table: &Table, slot: usize, level: u32) -> &'a Table {
-    let child = tree.new_table();
+fn link<'a, F: Format>(
+    tree: &mut Tree<'a>,
+    table: &Table,
+    slot: usize,
+    level: u32,
+) -> Result<&'a Table, NoMemory> {
+    let child = tree.new_table()?;
     table.store(slot, F::table(child.address(), level - 1));
-    child
+    Ok(child)
 }
 
 fn is_free<F: Format>(table: &Table, level: u32, span: Span) -> bool {
@@ -105,12 +129,14 @@ impl Fill {
     }
 }
 
-/// Fills the part of `fill` that lies under `table`. The range is known to be free.
-fn fill<F: Format>(tree: &mut Tree<'_>, table: &Table, level: u32, fill_all: Fill) {
-    fill_part::<F>(tree, table, level, fill_all, fill_all.span);
-}
-
-fn fill_part<F: Format>(tree: &mut Tree<'_>, table: &Table, level: u32, all: Fill, part: Span) {
+/// Fills the part of what is to be mapped that lies under `table`. It is known to be free.
+fn fill_part<F: Format>(
+    tree: &mut Tree<'_>,
+    table: &Table,
+    level: u32,
+    all: Fill,
+    part: Span,
+) -> Result<(), NoMemory> {
     let mut slots = Slots::new(part, level);
     while let Some((slot, covered)) = slots.next() {
         let clipped = covered.clip(part);
@@ -123,12 +149,13 @@ fn fill_part<F: Format>(tree: &mut Tree<'_>, table: &Table, level: u32, all: Fil
             let entry = table.load(slot);
             let child = match F::decode(entry, level) {
                 Entry::Table { address, .. } => page::at(address),
-                _ => link::<F>(tree, table, slot, level),
+                _ => link::<F>(tree, table, slot, level)?,
             };
-            fill_part::<F>(tree, child, level - 1, all, clipped);
+            fill_part::<F>(tree, child, level - 1, all, clipped)?;
             continue;
         }
-        let entry = F::leaf(all.pa_of(covered.first), level, lg2, all.prot, false);
+        let entry = F::leaf(all.pa_of(covered.first), level, lg2, all.prot);
+        tree.unwritten(table, slots_of(covered.first, level, lg2));
         for replica in 0..1 << (lg2 - shift(level)) {
             let word = table.slot(slot + replica);
             if let Entry::Table { address, level } =
@@ -139,6 +166,29 @@ fn fill_part<F: Format>(tree: &mut Tree<'_>, table: &Table, level: u32, all: Fil
         }
         slots.skip_to(covered.first.checked_add(1 << lg2));
     }
+    Ok(())
+}
+
+/// Copies what `from` (of `level`) describes into the empty table `to`.
+pub(crate) fn copy<F: Format>(
+    tree: &mut Tree<'_>,
+    from: &Table,
+    to: &Table,
+    level: u32,
+) -> Result<(), NoMemory> {
+    for slot in 0..page::ENTRIES {
+        let entry = from.load(slot);
+        if level > 0
+            && let Entry::Table { address, level } = F::decode(entry, level)
+        {
+            let child = tree.new_table()?;
+            to.store(slot, F::table(child.address(), level));
+            copy::<F>(tree, page::at(address), child, level)?;
+        } else {
+            to.store(slot, entry);
+        }
+    }
+    Ok(())
 }
 
 /// Retires an unlinked table and the tables under it; their leaves are no longer reachable.

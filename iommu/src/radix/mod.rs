@@ -2,8 +2,8 @@
 //! its memory ([`page`]) and the formats themselves ([`fmt`]).
 //!
 //! Readers take no lock and see each entry once. Writers of one tree are serialised by the domain.
-//! Every entry changes by a single store, so a reader sees the old or the new translation; a reader
-//! may set a D bit at any time, so a writer that keeps an entry's D bit changes it by compare-exchange.
+//! Every entry changes by a single store, so a reader sees the old or the new translation. What readers
+//! write, which pages they wrote to, lies beside the tables ([`written`]).
 
 pub(crate) mod clear;
 pub(crate) mod fmt;
@@ -11,9 +11,10 @@ pub(crate) mod map;
 pub(crate) mod page;
 pub(crate) mod rewrite;
 pub(crate) mod walk;
+pub(crate) mod written;
 
 use fmt::{mask, shift};
-use page::Pool;
+use page::{NoMemory, Pool};
 
 /// A tree as its writer sees it.
 pub(crate) struct Tree<'a> {
@@ -23,6 +24,8 @@ pub(crate) struct Tree<'a> {
     pub(crate) top: u32,
     /// Where tables come from.
     pub(crate) pool: &'a Pool,
+    /// Sessions record which pages they write to.
+    pub(crate) tracking: bool,
     /// Pages unlinked; to be given back after the drain.
     pub(crate) retired: Vec<u64>,
     /// Tables made less tables retired.
@@ -34,20 +37,33 @@ pub(crate) struct Tree<'a> {
 
 impl<'a> Tree<'a> {
     /// A writer's view of the tree below `root`.
-    pub(crate) fn new(root: u64, top: u32, pool: &'a Pool) -> Self {
+    pub(crate) fn new(root: u64, top: u32, pool: &'a Pool, tracking: bool) -> Self {
         Tree {
             root,
             top,
             pool,
+            tracking,
             retired: Vec::new(),
             grown: 0,
             leaf: None,
         }
     }
 
-    fn new_table(&mut self) -> &'a page::Table {
+    fn new_table(&mut self) -> Result<&'a page::Table, NoMemory> {
+        let table = self.pool.take()?;
         self.grown += 1;
-        self.pool.take()
+        if self.tracking {
+            table.written().fill(false);
+        }
+        Ok(table)
+    }
+
+    /// Entries of a table will describe, or no longer describe, a page: nothing was written to it.
+    #[inline]
+    fn unwritten(&self, table: &page::Table, slots: std::ops::RangeInclusive<usize>) {
+        if self.tracking {
+            table.written().forget(slots);
+        }
     }
 
     fn retire(&mut self, address: u64) {

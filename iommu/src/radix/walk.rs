@@ -1,23 +1,44 @@
 //! Reading the tree: the fast walk of the DMA path, and the full walk that can say why not.
 
 use super::fmt::{Entry, Format, index, mask, shift};
-use super::page;
+use super::page::{self, Table};
+use super::written::slots_of;
 use crate::addr::Prot;
-use std::sync::atomic::AtomicU64;
+use std::ops::RangeInclusive;
+use std::sync::atomic::Ordering;
 
 /// Where a walk ended well.
 #[derive(Clone, Copy)]
 pub(crate) struct Hit<'a> {
-    /// The leaf entry's word, for setting its D bit.
-    pub(crate) slot: &'a AtomicU64,
+    /// The table of the leaf entry.
+    pub(crate) table: &'a Table,
+    /// The entry's index there.
+    slot: usize,
+    /// Its level.
+    level: u32,
     /// Its value as read.
-    pub(crate) entry: u64,
+    entry: u64,
     /// The translated address.
     pub(crate) pa: u64,
     /// Size of the page.
     pub(crate) lg2: u32,
     /// What the whole path allows.
     pub(crate) prot: Prot,
+}
+
+impl Hit<'_> {
+    /// Whether the page is known to be written.
+    pub(crate) fn is_written(&self) -> bool {
+        self.table.written().has(self.slot)
+    }
+
+    /// Records a write to the page at `iova`. `false`: the page was parted meanwhile, and the parts may know nothing
+    /// of it.
+    pub(crate) fn mark(&self, iova: u64) -> bool {
+        let slots: RangeInclusive<usize> = slots_of(iova, self.level, self.lg2);
+        self.table.written().mark(slots);
+        self.table.slot(self.slot).load(Ordering::SeqCst) == self.entry
+    }
 }
 
 /// Why a walk ended.
@@ -34,29 +55,29 @@ pub(crate) enum Miss {
 }
 
 /// The walk as the DMA path makes it: one dependent load and one test a level. `Ok` is the entry of a
-/// 4 KiB page. `Err` is the entry, with its level, that needs a closer look: a larger page, a rare form,
-/// or a fault.
+/// 4 KiB page and its table. `Err` is the entry, with its level and table, that needs a closer look: a larger page, a
+/// rare form, or a fault.
 #[inline(always)]
-pub(crate) fn fast<F: Format, const TOP: u32>(
+pub(crate) fn fast<'a, F: Format, const TOP: u32>(
     root: u64,
     iova: u64,
     need: u64,
-) -> Result<u64, (u64, u32)> {
-    let mut address = root;
+) -> Result<(u64, &'a Table), (u64, u32, &'a Table)> {
+    let mut table = page::at(root);
     let mut level = TOP;
     loop {
-        let entry = page::at(address).load(index(iova, level));
+        let entry = table.load(index(iova, level));
         if level == 0 {
             return if F::ends(entry, 0, need) {
-                Ok(entry)
+                Ok((entry, table))
             } else {
-                Err((entry, 0))
+                Err((entry, 0, table))
             };
         }
         let Some(next) = F::descend(entry, level) else {
-            return Err((entry, level));
+            return Err((entry, level, table));
         };
-        address = next;
+        table = page::at(next);
         level -= 1;
     }
 }
@@ -72,8 +93,9 @@ pub(crate) fn full<'a, F: Format>(
     let mut level = top;
     let mut prot = Prot::all();
     loop {
-        let slot = page::at(address).slot(index(iova, level));
-        let entry = slot.load(std::sync::atomic::Ordering::Acquire);
+        let table = page::at(address);
+        let slot = index(iova, level);
+        let entry = table.load(slot);
         match F::decode(entry, level) {
             Entry::Empty => return Err(Miss::NotPresent),
             Entry::Reserved => return Err(Miss::Reserved),
@@ -93,7 +115,9 @@ pub(crate) fn full<'a, F: Format>(
                     return Err(Miss::Denied);
                 }
                 return Ok(Hit {
+                    table,
                     slot,
+                    level,
                     entry,
                     pa: pa | iova & mask(lg2),
                     lg2,

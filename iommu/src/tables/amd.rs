@@ -57,7 +57,7 @@ impl AmdTables {
     pub(crate) fn attach(&mut self, pool: &Pool, stream: StreamId, found: Found) {
         let (number, low) = place(stream);
         if self.pages[number] == 0 {
-            let table = pool.take();
+            let table = pool.take_upper();
             for entry in 0..ENTRIES {
                 table.store(entry * WORDS, BLOCKED);
             }

@@ -184,8 +184,8 @@ fn reserved_bits_of_paging_entries_are_found() {
 fn skipped_levels_are_followed_when_their_address_bits_are_zero() {
     let (iommu, domain) = unit();
     let pool = &iommu.unit().pool;
-    let leaf = pool.take();
-    leaf.store(3, AmdV1::leaf(0x9000, 0, 12, Prot::all(), false));
+    let leaf = pool.take().unwrap();
+    leaf.store(3, AmdV1::leaf(0x9000, 0, 12, Prot::all()));
     // From the top (level 4 of the specification) straight to level 1, at 512 GiB.
     page::at(domain.root()).store(1, AmdV1::table(leaf.address(), 0));
     let base = 1 << 39;

@@ -10,7 +10,7 @@ use super::{Found, Outcome, bits};
 use crate::addr::StreamId;
 use crate::fault::Reason;
 use crate::radix::fmt::ADDRESS;
-use crate::radix::page::{self, Pool, Table};
+use crate::radix::page::{self, NoMemory, Pool, Table};
 
 const PRESENT: u64 = 1;
 
@@ -66,11 +66,11 @@ fn at(entry: usize, words: usize, word: usize) -> usize {
 }
 
 impl VtdTables {
-    pub(crate) fn new(pool: &Pool, scalable: bool) -> Self {
-        VtdTables {
-            root: pool.take().address(),
+    pub(crate) fn new(pool: &Pool, scalable: bool) -> Result<Self, NoMemory> {
+        Ok(VtdTables {
+            root: pool.take()?.address(),
             scalable,
-        }
+        })
     }
 
     /// Where the context entry's table hangs, the entry's number in it, and words per entry.
@@ -92,7 +92,7 @@ impl VtdTables {
     pub(crate) fn attach(&mut self, pool: &Pool, stream: StreamId, found: Found) {
         let (root_word, number, words) = self.place(stream);
         let contexts = self.context_table(stream).unwrap_or_else(|| {
-            let table = pool.take();
+            let table = pool.take_upper();
             page::at(self.root).store(root_word, table.address() | PRESENT);
             table
         });
@@ -110,13 +110,13 @@ impl VtdTables {
         let directory = if context & PRESENT != 0 {
             page::at(context & ADDRESS)
         } else {
-            pool.take()
+            pool.take_upper()
         };
         let entry = directory.load(0);
         let pasids = if entry & PRESENT != 0 {
             page::at(entry & ADDRESS)
         } else {
-            pool.take()
+            pool.take_upper()
         };
         pasids.store(1, domain);
         let width = width_code(found.top) << PASID_WIDTH_SHIFT;

@@ -9,7 +9,7 @@ use swiommu_mem::{PAGE, UserAddr};
 use super::super::account::Account;
 use super::super::inject;
 use super::super::pages::{Pages, Source};
-use super::{Area, Backing, Ioas};
+use super::{Area, Backing, Ioas, Origin};
 use crate::calls::CallRecord;
 
 /// What is to be mapped: a slice of a set of pages.
@@ -133,7 +133,8 @@ impl Ioas {
         let last = area.pinned.0 + (area.last - at) - base.0;
         let held = filled.then_some(last / PAGE);
         let writable = area.prot.contains(Prot::WRITE);
-        let pages = Arc::new(Pages::of_area(own.id, base, writable, own.account, held));
+        let account = *area.origin.account();
+        let pages = Arc::new(Pages::of_area(own.id, base, writable, account, held));
         area.backing = Backing::Shared(pages.clone());
         pages
     }
@@ -179,12 +180,14 @@ impl Ioas {
             }
             self.check_offset(slice.first)?;
         }
+        let account = None;
+        let origin = Arc::new(Origin { mapped, account });
         let mut areas: Vec<(u64, Area)> = Vec::with_capacity(slices.len());
         let mut at = iova;
         for slice in slices {
             let last = at + (slice.bytes - 1);
             let backing = Backing::Shared(slice.pages.clone());
-            let mut area = Area::behind(last, slice.va, prot, mapped.clone(), backing);
+            let mut area = Area::behind(last, slice.va, prot, origin.clone(), backing);
             area.pinned = UserAddr(slice.pages.base.0 + slice.first);
             if let Err(error) = self.fill(at, &mut area) {
                 for (first, area) in &areas {

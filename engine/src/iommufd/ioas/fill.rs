@@ -112,7 +112,7 @@ impl Ioas {
         };
         self.ground
             .locked
-            .count(locked, &own.account)
+            .count(locked, area.origin.account())
             .map_err(MapError::Pin)?;
         own.locked = locked;
         for (done, run) in runs.iter().enumerate() {
@@ -152,7 +152,8 @@ impl Ioas {
             still.unpin(&self.targets, iova, area.pinned, bytes);
             still.release(own.id, area.pinned, bytes);
         }
-        self.ground.locked.uncount(own.locked, &own.account);
+        let account = area.origin.account();
+        self.ground.locked.uncount(own.locked, account);
     }
 
     /// Faults client memory in, pins it and writes it to all tables.
@@ -202,7 +203,7 @@ impl Ioas {
                 let write = area.prot.contains(Prot::WRITE);
                 with.fault_in(area.pinned, bytes, write)?;
                 let locked = pages_around(area.pinned, bytes);
-                with.locked.count(locked, &own.account)?;
+                with.locked.count(locked, area.origin.account())?;
                 own.locked = locked;
                 Ok(())
             }
@@ -249,7 +250,8 @@ impl Ioas {
                 still.unpin(&self.targets, iova, area.pinned, bytes);
                 still.release(own.id, area.pinned, bytes);
                 drop(still);
-                self.ground.locked.uncount(own.locked, &own.account);
+                let account = area.origin.account();
+                self.ground.locked.uncount(own.locked, account);
             }
             Backing::Shared(pages) if pages.is_device_memory() => {
                 pages.untrack(&self.targets, iova);

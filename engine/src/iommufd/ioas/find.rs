@@ -73,7 +73,10 @@ impl Ioas {
     }
 
     /// How far areas reach from `first` to at most `last` without a hole; `None` if there is one at once.
-    pub fn contiguous_to(&self, first: u64, last: u64) -> Option<u64> {
+    pub fn contiguous_to(&mut self, first: u64, last: u64) -> Option<u64> {
+        if let Some(answer) = self.areas.answered((first, last)) {
+            return answer;
+        }
         let mut reached = None;
         for (begin, area) in self.overlapping(first, last) {
             if begin > reached.map_or(first, |to: u64| to.wrapping_add(1)) {
@@ -81,6 +84,7 @@ impl Ioas {
             }
             reached = Some(area.last.min(last));
         }
+        self.areas.answer((first, last), reached);
         reached
     }
 

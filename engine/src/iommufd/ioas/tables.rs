@@ -5,6 +5,7 @@ use swiommu_iommu::Iova;
 use swiommu_mem::PAGE;
 
 use super::super::inject;
+use super::super::pins::Still;
 use super::super::table::Table;
 use super::{Area, Backing, Ioas, Owner};
 
@@ -72,20 +73,16 @@ impl Ioas {
         let mut still = self.ground.pins.still();
         still.add_table(&self.targets, table.clone());
         if is_first {
-            for (&iova, area) in &self.areas {
+            for (&iova, area) in self.areas.iter() {
                 self.keep(&mut still, iova, area);
             }
         }
-        let mut writer = table.exclusive();
-        let written = self.areas.iter().try_for_each(|(&iova, area)| {
-            if let Backing::Shared(pages) = &area.backing
-                && pages.is_revoked()
-            {
-                return Ok(());
-            }
-            self.entries(iova, area).write(&still, &mut writer)
-        });
-        drop(writer);
+        // Every table of a space maps the same; one that is there is in fewer places of memory than the areas.
+        let twin = self.tables.iter().find(|twin| table.can_copy(twin));
+        let written = match twin.filter(|_| !self.mixed_pages) {
+            Some(twin) => table.copy(twin),
+            None => self.write_areas(&still, table),
+        };
         if let Err(error) = written {
             self.empty_table(table);
             still.remove_table(&self.targets, table);
@@ -96,6 +93,18 @@ impl Ioas {
             return Err(error);
         }
         Ok(())
+    }
+
+    fn write_areas(&self, still: &Still<'_>, table: &Table) -> Result<(), Errno> {
+        let mut writer = table.exclusive();
+        self.areas.iter().try_for_each(|(&iova, area)| {
+            if let Backing::Shared(pages) = &area.backing
+                && pages.is_revoked()
+            {
+                return Ok(());
+            }
+            self.entries(iova, area).write(still, &mut writer)
+        })
     }
 
     fn hold_all(&mut self) -> Result<(), Errno> {
@@ -115,7 +124,7 @@ impl Ioas {
     }
 
     fn let_go_all(&self) {
-        for (&iova, area) in &self.areas {
+        for (&iova, area) in self.areas.iter() {
             self.release(iova, area);
         }
     }
@@ -137,6 +146,7 @@ impl Ioas {
         still.remove_table(&self.targets, table);
         drop(still);
         if self.tables.is_empty() {
+            self.mixed_pages = false;
             self.let_go_all();
         }
         self.iovas.unreserve(owner(table));
@@ -169,7 +179,9 @@ impl Ioas {
             return Err(Errno::EINVAL);
         }
         let before = std::mem::replace(&mut self.large_pages, on);
-        self.realign().inspect_err(|_| self.large_pages = before)
+        self.realign().inspect_err(|_| self.large_pages = before)?;
+        self.mixed_pages |= on != before && !self.tables.is_empty();
+        Ok(())
     }
 
     /// Reserves a range for an owner (not 0).

@@ -10,14 +10,13 @@
 //! 8..7 ignored | 6 D | 5 A | 4..1 ignored | 0 PR
 //! ```
 //!
-//! In an entry that leads to a table, 60:59 are reserved too. A table may be several levels lower than
+//! D and A are not used by us (D bits: [`super::super::written`]). In an entry that leads to a table, 60:59 are reserved too. A table may be several levels lower than
 //! its parent; the skipped bits of the address must then be zero.
 
 use super::{ADDRESS, Entry, Format, mask, shift};
 use crate::addr::Prot;
 
 const PR: u64 = 1 << 0;
-const DIRTY: u64 = 1 << 6;
 const NEXT_LEVEL_SHIFT: u32 = 9;
 const NEXT_LEVEL: u64 = 7 << NEXT_LEVEL_SHIFT;
 const NEXT_LEVEL_SIZED: u64 = 7;
@@ -37,8 +36,6 @@ const MAX_PAGE_LEVEL: u32 = 4;
 pub(crate) struct AmdV1;
 
 impl Format for AmdV1 {
-    const DIRTY: u64 = DIRTY;
-
     #[inline(always)]
     fn need(access: Prot) -> u64 {
         u64::from(access.bits()) << PERMISSION_SHIFT
@@ -93,9 +90,8 @@ impl Format for AmdV1 {
         address | PR | (u64::from(level) + 1) << NEXT_LEVEL_SHIFT | 3 << PERMISSION_SHIFT
     }
 
-    fn leaf(pa: u64, level: u32, lg2: u32, prot: Prot, dirty: bool) -> u64 {
-        let dirty = if dirty { DIRTY } else { 0 };
-        let flags = PR | FC | dirty | u64::from(prot.bits()) << PERMISSION_SHIFT;
+    fn leaf(pa: u64, level: u32, lg2: u32, prot: Prot) -> u64 {
+        let flags = PR | FC | u64::from(prot.bits()) << PERMISSION_SHIFT;
         if lg2 == shift(level) {
             return pa | flags;
         }
@@ -121,17 +117,10 @@ mod tests {
     #[test]
     fn entries_are_the_ones_of_the_specification() {
         assert_eq!(
-            AmdV1::leaf(0x1234_5000, 0, 12, Prot::READ, false),
+            AmdV1::leaf(0x1234_5000, 0, 12, Prot::READ),
             0x3000_0000_1234_5001
         );
-        assert_eq!(
-            AmdV1::leaf(0x1234_5000, 0, 12, RW, true),
-            0x7000_0000_1234_5041
-        );
-        assert_eq!(
-            AmdV1::leaf(0x20_0000, 1, 21, RW, false),
-            0x7000_0000_0020_0001
-        );
+        assert_eq!(AmdV1::leaf(0x20_0000, 1, 21, RW), 0x7000_0000_0020_0001);
         assert_eq!(AmdV1::table(0x7f00_1000, 2), 0x6000_0000_7f00_1601);
     }
 
@@ -146,7 +135,7 @@ mod tests {
             (29, 1, 0xfff_f000),
             (32, 2, 0x7fff_f000),
         ] {
-            let entry = AmdV1::leaf(0x8_0000_0000, level, lg2, RW, false);
+            let entry = AmdV1::leaf(0x8_0000_0000, level, lg2, RW);
             assert_eq!(entry & ADDRESS, 0x8_0000_0000 | low, "{lg2}");
             assert_eq!(entry & NEXT_LEVEL, NEXT_LEVEL);
             assert_eq!(
@@ -161,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_size_that_does_not_fit_the_level_is_reserved() {
-        let entry = AmdV1::leaf(0, 1, 22, RW, false);
+        let entry = AmdV1::leaf(0, 1, 22, RW);
         assert_eq!(AmdV1::decode(entry, 0), Entry::Reserved);
         assert_eq!(AmdV1::decode(entry, 1), Entry::Leaf { pa: 0, lg2: 22 });
     }
@@ -189,7 +178,7 @@ mod tests {
 
     #[test]
     fn reserved_bits_are_found_in_pages_and_tables() {
-        let page = AmdV1::leaf(0x1000, 0, 12, RW, false);
+        let page = AmdV1::leaf(0x1000, 0, 12, RW);
         assert_eq!(AmdV1::decode(page | 1 << 55, 0), Entry::Reserved);
         assert!(AmdV1::ends(page, 0, AmdV1::need(RW)));
         assert!(!AmdV1::ends(page | 1 << 55, 0, AmdV1::need(RW)));

@@ -38,9 +38,6 @@ pub(crate) enum Entry {
 
 /// A page table format.
 pub(crate) trait Format: 'static {
-    /// Bit of an entry that says a write went through it.
-    const DIRTY: u64;
-
     /// Entry bits that an access needs on every level.
     fn need(access: Prot) -> u64;
     /// What an entry allows.
@@ -60,7 +57,7 @@ pub(crate) trait Format: 'static {
     fn table(address: u64, level: u32) -> u64;
     /// An entry of `level` for a page of `1 << lg2` bytes (one of [`Format::page_sizes`]) that begins
     /// at `pa`.
-    fn leaf(pa: u64, level: u32, lg2: u32, prot: Prot, dirty: bool) -> u64;
+    fn leaf(pa: u64, level: u32, lg2: u32, prot: Prot) -> u64;
     /// Page sizes that entries of `level` can describe, as a bitmap.
     fn page_sizes(level: u32) -> u64;
 }

@@ -7,8 +7,8 @@
 //! 63..52 ignored | 51..12 address | 11 SNP | 10 | 9 D | 8 A | 7 PS | 6 IPAT | 5..3 EMT | 2 X | 1 W | 0 R
 //! ```
 //!
-//! Not used by us and ignored as the specification allows: X, EMT, IPAT, SNP. The host address width is
-//! 52, so no address bit is reserved.
+//! Not used by us and ignored as the specification allows: X, EMT, IPAT, SNP; D and A (D bits: [`super::super::written`]).
+//! The host address width is 52, so no address bit is reserved.
 
 use super::{ADDRESS, Entry, Format, mask, shift};
 use crate::addr::Prot;
@@ -17,7 +17,6 @@ const READ: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
 /// Page size: this entry of level 1 or 2 is a page. Reserved (0) above.
 const PS: u64 = 1 << 7;
-const DIRTY: u64 = 1 << 9;
 
 /// The highest level whose entries may be pages (1 GiB).
 const MAX_PAGE_LEVEL: u32 = 2;
@@ -26,8 +25,6 @@ const MAX_PAGE_LEVEL: u32 = 2;
 pub(crate) struct VtdSs;
 
 impl Format for VtdSs {
-    const DIRTY: u64 = DIRTY;
-
     #[inline(always)]
     fn need(access: Prot) -> u64 {
         u64::from(access.bits())
@@ -71,11 +68,10 @@ impl Format for VtdSs {
         address | READ | WRITE
     }
 
-    fn leaf(pa: u64, level: u32, lg2: u32, prot: Prot, dirty: bool) -> u64 {
+    fn leaf(pa: u64, level: u32, lg2: u32, prot: Prot) -> u64 {
         debug_assert_eq!(lg2, shift(level));
         let size = if level > 0 { PS } else { 0 };
-        let dirty = if dirty { DIRTY } else { 0 };
-        pa | size | dirty | u64::from(prot.bits())
+        pa | size | u64::from(prot.bits())
     }
 
     fn page_sizes(level: u32) -> u64 {
@@ -94,19 +90,9 @@ mod tests {
     #[test]
     fn entries_are_the_ones_of_the_specification() {
         let rw = Prot::READ | Prot::WRITE;
-        assert_eq!(
-            VtdSs::leaf(0x1234_5000, 0, 12, Prot::READ, false),
-            0x1234_5001
-        );
-        assert_eq!(VtdSs::leaf(0x1234_5000, 0, 12, rw, true), 0x1234_5203);
-        assert_eq!(
-            VtdSs::leaf(0x4020_0000, 1, 21, Prot::WRITE, false),
-            0x4020_0082
-        );
-        assert_eq!(
-            VtdSs::leaf(0x40_0000_0000, 2, 30, rw, false),
-            0x40_0000_0083
-        );
+        assert_eq!(VtdSs::leaf(0x1234_5000, 0, 12, Prot::READ), 0x1234_5001);
+        assert_eq!(VtdSs::leaf(0x4020_0000, 1, 21, Prot::WRITE), 0x4020_0082);
+        assert_eq!(VtdSs::leaf(0x40_0000_0000, 2, 30, rw), 0x40_0000_0083);
         assert_eq!(VtdSs::table(0x7f00_1000, 2), 0x7f00_1003);
     }
 
@@ -146,7 +132,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_allows_nothing_is_not_present() {
-        assert_eq!(VtdSs::decode(0x1234_5000 | DIRTY, 0), Entry::Empty);
+        assert_eq!(VtdSs::decode(0x1234_5000 | 1 << 9, 0), Entry::Empty);
         assert_ne!(VtdSs::decode(0x1234_5001, 0), Entry::Empty);
     }
 }
