@@ -278,7 +278,7 @@ fn main() {
                     value / untracked
                 );
             }
-            fields.push(format!("  \"first/4096/{name}/{contender}\": {value:.2}"));
+            fields.push(format!("  \"first/4096x1/{name}/{contender}\": {value:.2}"));
         }
     }
     if json {

@@ -126,7 +126,7 @@ pub fn dma(figures: &Figures) -> Result<Vec<Row>> {
             ("256MiB", Required::AtMost(1.1)),
             ("1MiB", Required::Nothing),
         ] {
-            let name = format!("{writes}/4096/{window}");
+            let name = format!("{writes}/4096x1/{window}");
             rows.push(Row::times(
                 format!("tracked DMA write of 4096 bytes in {window}, {order}"),
                 figures.get(&format!("{name}/swiommu dirty"))?,
