@@ -1,21 +1,20 @@
 /*
  * No bug: a program that asks for what swiommu does not have. Each call fails as on a kernel without it, and is named.
  */
-#include "../edu.h"
+#include "../iommufd.h"
 
-static void fails(int device, unsigned long command, void *argument, int with)
-{
-	if (ioctl(device, command, argument) != -1 || errno != with)
-		die("command %#lx", command);
-}
+#define NEST_PARENT 1
 
 int main(int argc, char **argv)
 {
 	const char *bdf = argc > 1 ? argv[1] : "0000:00:04.0";
-	struct door door = open_device(bdf, VFIO_TYPE1v2_IOMMU);
-	struct vfio_device_ioeventfd event = { .argsz = sizeof(event), .flags = VFIO_DEVICE_IOEVENTFD_32, .offset = 4, .fd = -1 };
-	int device = door.device;
+	int iommu = open("/dev/iommu", O_RDWR);
+	uint32_t dev, table;
 
-	fails(device, VFIO_DEVICE_IOEVENTFD, &event, ENOTTY);
+	if (iommu < 0)
+		die("/dev/iommu");
+	open_bound(bdf, iommu, &dev);
+	if (hwpt_alloc(iommu, dev, ioas_alloc(iommu), NEST_PARENT, &table) != -1 || errno != EOPNOTSUPP)
+		die("a parent of nested page tables");
 	return 0;
 }

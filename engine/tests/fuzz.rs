@@ -123,7 +123,7 @@ fn any_register(target: &Target, which: u8, bar: u32, offset: u64, bytes: u8, wr
     match write {
         Some(value) => device.store(region(bar) + offset, bytes, value),
         None => drop(std::hint::black_box(
-            device.load(region(bar) + offset, bytes),
+            device.try_load(region(bar) + offset, bytes),
         )),
     }
 }
@@ -178,7 +178,7 @@ fn any_state(target: &Target, changes: &[(u16, u8)], cut: Option<u16>) -> bool {
         driver.done(device, queue);
     }
     for register in [0x14, 0x1c] {
-        device.load(register, 4);
+        device.try_load(register, 4);
     }
     let mut ask = [
         16u32,
