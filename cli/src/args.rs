@@ -48,12 +48,13 @@ pub enum Command {
 #[derive(Debug, Args, Default)]
 #[command(next_help_heading = "Machine")]
 pub struct MachineArgs {
-    /// Add a device: nvme, edu or stub (repeatable)
+    /// Add a device: nvme, edu, ioat or stub (repeatable)
     ///
     /// nvme: file=PATH or size=SIZE for each namespace in order (or nsN.file=, nsN.size=, nsN.ro), block=512|4096,
     /// serial=TEXT, queues=1..64, cache=SIZE (volatile write cache, 0 = none), seed=N (what the cache loses), ro,
     /// migration=off|stop-copy|p2p|pre-copy|all, vfs=N (virtual functions).
-    /// edu: dma_bits=1..64. stub: vendor=ID, device=ID, class=ID, barN=128K|io:32, msix=N, msi=N, intx.
+    /// edu: dma_bits=1..64. ioat: model=skylake|icelake, channels=1..8, transfer=4K..1M (most bytes of a descriptor).
+    /// stub: vendor=ID, device=ID, class=ID, barN=128K|io:32, msix=N, msi=N, intx.
     /// All: bdf=SSSS:BB:DD.F, group=N, driver=NAME|none (the driver it begins with: vfio-pci), present=0 (appears by
     /// a rescan), requester=SSSS:BB:DD.F (its requests bear this address, as behind a bridge to conventional PCI).
     /// Without any device there are an nvme of 1G in memory at 0000:01:00.0 and an edu at 0000:00:04.0. A comma within a

@@ -187,6 +187,13 @@ fn details(kind: &DeviceKind) -> Vec<String> {
             lines
         }
         DeviceKind::Edu(edu) => vec![format!("{}-bit DMA", edu.dma_bits)],
+        DeviceKind::Ioat(ioat) => vec![format!(
+            "{}, {} channel{} of {} a descriptor",
+            ioat.model.name(),
+            ioat.channels,
+            if ioat.channels == 1 { "" } else { "s" },
+            size::format(ioat.transfer)
+        )],
         DeviceKind::Stub(stub) => {
             let mut line = format!(
                 "{:04x}:{:04x} class {:06x}",

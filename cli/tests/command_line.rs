@@ -162,7 +162,7 @@ fn every_mistake_is_one_line_and_125() {
         ),
         (
             &["run", "--device", "floppy", "true"],
-            "--device floppy: unknown kind 'floppy': accepted are nvme, edu, stub",
+            "--device floppy: unknown kind 'floppy': accepted are nvme, edu, ioat, stub",
         ),
         (
             &["run", "--device", "nvme,file=none.img", "true"],

@@ -11,7 +11,7 @@ const REFUSED: &[(&str, &[&str], &[&str])] = &[
     (
         "an unknown device kind",
         &["--device", "floppy"],
-        &["--device", "floppy", "nvme", "edu", "stub"],
+        &["--device", "floppy", "nvme", "edu", "ioat", "stub"],
     ),
     (
         "an unknown key of nvme",
@@ -22,6 +22,11 @@ const REFUSED: &[(&str, &[&str], &[&str])] = &[
         "an unknown key of edu",
         &["--device", "edu,size=16M"],
         &["--device", "size", "dma_bits"],
+    ),
+    (
+        "an unknown key of ioat",
+        &["--device", "ioat,size=16M"],
+        &["--device", "size", "channels"],
     ),
     (
         "an unknown key of stub",

@@ -1,14 +1,28 @@
-//! The kernel's own iommufd selftests, unmodified, on the mock IOMMU of `swiommu run --mock`.
+//! The kernel's own selftests that no real kernel here can be asked about, unmodified: those of iommufd, on the mock IOMMU
+//! of `swiommu run --mock`, and the one that drives a DMA engine.
 
 use crate::world::*;
 use libtest_mimic::Trial;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::time::Duration;
 
 /// Longer than all of them take on a busy machine; the harness ends a single case after 30 s.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What the iommufd selftests need.
+const MOCK: &[&str] = &["--mock"];
+
+/// The address of what the driver selftest drives, and its machines: largest transfers, and small ones.
+const IOAT: &str = "0000:00:04.0";
+const INTEL_IOAT: &[&str] = &["--iommu=vtd", "--memlock=unlimited", "--device=ioat"];
+const AMD_IOAT: &[&str] = &[
+    "--iommu=amd",
+    "--memlock=unlimited",
+    "--device=ioat,transfer=64K",
+];
 
 /// How many cases of a fixture end how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -34,12 +48,20 @@ pub fn trials() -> Vec<Trial> {
     for name in ["iommufd", "iommufd_fail_nth"] {
         trials.push(trial(
             format!("the kernel's selftest {name} passes as on a real kernel"),
-            move || selftest(name, false),
+            move || selftest(name, MOCK, &[], false),
         ));
         trials.push(trial(
             format!("the kernel's selftest {name} passes as an ordinary user, too"),
-            move || selftest(name, true),
+            move || selftest(name, MOCK, &[], true),
         ));
+    }
+    for (iommu, machine) in [("intel", INTEL_IOAT), ("amd", AMD_IOAT)] {
+        for (who, ordinary) in [("", false), (", also of an ordinary user", true)] {
+            trials.push(trial(
+                format!("the kernel's selftest drivers copy memory with ioat on {iommu}{who}"),
+                move || selftest("vfio_pci_driver_test", machine, &[IOAT], ordinary),
+            ));
+        }
     }
     trials
 }
@@ -51,15 +73,16 @@ fn expected(name: &str) -> Result<Expected, Stop> {
         .ok_or_else(|| Stop::Fail(format!("selftests.toml has no {name}")))
 }
 
-fn selftest(name: &str, ordinary: bool) -> Outcome {
+fn selftest(name: &str, options: &[&str], arguments: &[&str], ordinary: bool) -> Outcome {
     let binary = built(&format!("selftests/{name}"), "the kernel's selftest")?;
     let user = match ordinary {
         true => Some(ordinary_user(&binary)?),
         false => None,
     };
     let expected = expected(name)?;
-    let mut run = Run::new([binary.into_os_string()])
-        .options(["--mock"])
+    let program = [binary.as_os_str()].into_iter();
+    let mut run = Run::new(program.chain(arguments.iter().map(OsStr::new)))
+        .options(options)
         .limit(LIMIT);
     if let Some(user) = user {
         run = run.user(user);

@@ -3,6 +3,7 @@
 pub mod edu;
 #[cfg(test)]
 mod fake_bus;
+pub mod ioat;
 pub mod nvme;
 pub mod stub;
 
@@ -18,6 +19,7 @@ pub fn build(kind: &DeviceKind) -> Result<Box<dyn Device>, Errno> {
     Ok(match kind {
         DeviceKind::Nvme(config) => Box::new(nvme::Nvme::new(config)?),
         DeviceKind::Edu(config) => Box::new(edu::Edu::new(config)?),
+        DeviceKind::Ioat(config) => Box::new(ioat::Ioat::new(config)?),
         DeviceKind::Stub(config) => Box::new(stub::Stub::new(config)?),
     })
 }
@@ -30,6 +32,7 @@ pub fn identity(kind: &DeviceKind) -> Result<Identity, Errno> {
     match kind {
         DeviceKind::Nvme(config) => Ok(nvme::identity(config)),
         DeviceKind::Edu(_) => Ok(edu::identity()),
+        DeviceKind::Ioat(config) => Ok(ioat::identity(config)),
         DeviceKind::Stub(config) => stub::Stub::new(config).map(|stub| stub.identity()),
     }
 }

@@ -239,6 +239,15 @@ fn write_device(text: &mut String, device: &DeviceConfig) {
         DeviceKind::Edu(edu) => {
             let _ = writeln!(text, "dma_bits = {}", edu.dma_bits);
         }
+        DeviceKind::Ioat(ioat) => {
+            let _ = writeln!(
+                text,
+                "model = \"{}\"\nchannels = {}\ntransfer = \"{}\"",
+                ioat.model.name(),
+                ioat.channels,
+                size::format(ioat.transfer)
+            );
+        }
         DeviceKind::Stub(stub) => write_stub(text, stub),
     }
 }

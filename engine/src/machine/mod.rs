@@ -334,6 +334,8 @@ pub enum DeviceKind {
     Nvme(NvmeConfig),
     /// QEMU's educational device.
     Edu(EduConfig),
+    /// Intel's I/O Acceleration Technology.
+    Ioat(IoatConfig),
     /// A device that only fills a place in a group.
     Stub(StubConfig),
 }
@@ -344,6 +346,7 @@ impl DeviceKind {
         match self {
             DeviceKind::Nvme(_) => "nvme",
             DeviceKind::Edu(_) => "edu",
+            DeviceKind::Ioat(_) => "ioat",
             DeviceKind::Stub(_) => "stub",
         }
     }
@@ -458,6 +461,49 @@ pub struct Medium {
 pub struct EduConfig {
     /// Bits of DMA address the device can drive; QEMU's `dma_mask` (default 28 bits there: 0 means that).
     pub dma_bits: u8,
+}
+
+/// `kind = "ioat"`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IoatConfig {
+    /// Which processor's it is (default Sky Lake's).
+    pub model: IoatModel,
+    /// Channels, 1..=8 (default 1, as both models have).
+    pub channels: u8,
+    /// Most bytes that a descriptor may move: a power of two, 4 KiB..=1 MiB (default 1 MiB).
+    pub transfer: u64,
+}
+
+impl Default for IoatConfig {
+    fn default() -> IoatConfig {
+        IoatConfig {
+            model: IoatModel::default(),
+            channels: 1,
+            transfer: *crate::device::ioat::TRANSFER.end(),
+        }
+    }
+}
+
+/// `model =` of an ioat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IoatModel {
+    /// 8086:2021, version 3.3.
+    #[default]
+    Skylake,
+    /// 8086:0b00, version 3.4.
+    Icelake,
+}
+
+impl IoatModel {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            IoatModel::Skylake => "skylake",
+            IoatModel::Icelake => "icelake",
+        }
+    }
 }
 
 /// `kind = "stub"`

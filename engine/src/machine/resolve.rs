@@ -234,10 +234,12 @@ fn free_address(kind: &KindSpec, taken: &[Bdf]) -> Option<Bdf> {
         KindSpec::Nvme(_) => (1..=255)
             .find(|bus| taken.iter().all(|other| other.bus != *bus))
             .map(|bus| bdf(bus, 0)),
-        KindSpec::Edu(_) | KindSpec::Stub(_) => (4..=31).map(|slot| bdf(0, slot)).find(|bdf| {
-            let mut taken = taken.iter();
-            taken.all(|other| (other.bus, other.slot) != (bdf.bus, bdf.slot))
-        }),
+        KindSpec::Edu(_) | KindSpec::Ioat(_) | KindSpec::Stub(_) => {
+            (4..=31).map(|slot| bdf(0, slot)).find(|bdf| {
+                let mut taken = taken.iter();
+                taken.all(|other| (other.bus, other.slot) != (bdf.bus, bdf.slot))
+            })
+        }
     }
 }
 
@@ -295,6 +297,7 @@ fn configure(
             .map(DeviceKind::Nvme)
             .map_err(at),
         KindSpec::Edu(edu) => Ok(DeviceKind::Edu(edu.clone())),
+        KindSpec::Ioat(ioat) => Ok(DeviceKind::Ioat(ioat.clone())),
         KindSpec::Stub(stub) => check_stub(stub)
             .map(|()| DeviceKind::Stub(stub.clone()))
             .map_err(at),

@@ -7,14 +7,15 @@
 
 use super::driver::{DriverConfig, ID_ACCEPTED};
 use super::{
-    Bdf, EduConfig, GroupRules, IommuKind, MachineError, Memlock, Migration, NvmeConfig,
-    StubConfig, VfioConfig, size, sriov,
+    Bdf, EduConfig, GroupRules, IoatConfig, IoatModel, IommuKind, MachineError, Memlock, Migration,
+    NvmeConfig, StubConfig, VfioConfig, size, sriov,
 };
+use crate::device::ioat::{CHANNELS_MOST, TRANSFER};
 use crate::device::stub::parse_bar;
 use crate::pci::Bar;
 
 /// The device kinds, for error messages.
-pub const KINDS: &str = "nvme, edu, stub";
+pub const KINDS: &str = "nvme, edu, ioat, stub";
 
 /// A wished-for device.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +43,8 @@ pub enum KindSpec {
     Nvme(NvmeSpec),
     /// `edu`
     Edu(EduConfig),
+    /// `ioat`
+    Ioat(IoatConfig),
     /// `stub`
     Stub(StubConfig),
 }
@@ -139,6 +142,7 @@ impl DeviceSpec {
                 config: NvmeConfig::default(),
             }),
             "edu" => KindSpec::Edu(EduConfig { dma_bits: 28 }),
+            "ioat" => KindSpec::Ioat(IoatConfig::default()),
             "stub" => KindSpec::Stub(StubConfig {
                 vendor: 0x1234,
                 device: 1,
@@ -177,6 +181,7 @@ impl DeviceSpec {
             _ => match &mut self.kind {
                 KindSpec::Nvme(nvme) => nvme.set(key, value)?,
                 KindSpec::Edu(edu) => set_edu(edu, key, value)?,
+                KindSpec::Ioat(ioat) => set_ioat(ioat, key, value)?,
                 KindSpec::Stub(stub) => set_stub(stub, key, value)?,
             },
         }
@@ -465,6 +470,31 @@ fn set_edu(edu: &mut EduConfig, key: &str, value: Option<&str>) -> Result<(), St
         _ => {
             return Err(format!(
                 "unknown key '{key}': edu accepts bdf=, dma_bits=, driver=, group=, present=, requester="
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn set_ioat(ioat: &mut IoatConfig, key: &str, value: Option<&str>) -> Result<(), String> {
+    match key {
+        "model" => {
+            ioat.model = parsed(key, value, "skylake or icelake", |text| {
+                let models = [IoatModel::Skylake, IoatModel::Icelake];
+                models.into_iter().find(|model| model.name() == text)
+            })?
+        }
+        "channels" => ioat.channels = number(key, value, 1, CHANNELS_MOST.into())?,
+        "transfer" => {
+            ioat.transfer = parsed(key, value, "a power of two from 4K to 1M", |text| {
+                size::parse(text)
+                    .filter(|bytes| bytes.is_power_of_two() && TRANSFER.contains(bytes))
+            })?
+        }
+        _ => {
+            return Err(format!(
+                "unknown key '{key}': ioat accepts bdf=, channels=, driver=, group=, model=, present=, requester=, \
+                 transfer="
             ));
         }
     }

@@ -161,8 +161,8 @@ fn bad_devices_are_refused_in_one_line_that_says_what_is_accepted() {
     const BAR: &str = "accepted is a power of two from 16 to 1G for memory (128K), io:4 to io:256 for I/O (io:32)";
     const BDF: &str = "accepted is a PCI address SSSS:BB:DD.F or BB:DD.F in hexadecimal, device 00-1f, function 0-7";
     let table = [
-        ("floppy", "unknown kind 'floppy': accepted are nvme, edu, stub".to_string()),
-        ("", "unknown kind '': accepted are nvme, edu, stub".into()),
+        ("floppy", "unknown kind 'floppy': accepted are nvme, edu, ioat, stub".to_string()),
+        ("", "unknown kind '': accepted are nvme, edu, ioat, stub".into()),
         ("nvme", "needs a medium: file=PATH or size=SIZE".into()),
         ("nvme,colour=red", format!("unknown key 'colour': {NVME}")),
         ("nvme,ns1.colour=red", format!("unknown key 'ns1.colour': {NVME}")),
@@ -183,6 +183,10 @@ fn bad_devices_are_refused_in_one_line_that_says_what_is_accepted() {
         ("nvme,file=/dev/null", "file=/dev/null is neither: accepted is a raw file or a block device".into()),
         ("edu,size=1M", "unknown key 'size': edu accepts bdf=, dma_bits=, driver=, group=, present=, requester=".into()),
         ("edu,dma_bits=65", "dma_bits=65: accepted is a number from 1 to 64".into()),
+        ("ioat,size=1M", "unknown key 'size': ioat accepts bdf=, channels=, driver=, group=, model=, present=, requester=, transfer=".into()),
+        ("ioat,channels=9", "channels=9: accepted is a number from 1 to 8".into()),
+        ("ioat,model=haswell", "model=haswell: accepted is skylake or icelake".into()),
+        ("ioat,transfer=2M", "transfer=2M: accepted is a power of two from 4K to 1M".into()),
         ("edu,bdf=1:0.0", format!("bdf=1:0.0: {BDF}")),
         ("edu,group=-1", "group=-1: accepted is a number from 0 to 1048575".into()),
         ("stub,bar6=4K", "unknown key 'bar6': stub accepts bar0= to bar5=, bdf=, class=, device=, driver=, group=, intx=, msi=, msix=, present=, requester=, vendor=".into()),
@@ -277,7 +281,7 @@ fn an_error_stays_one_line_whatever_was_typed() {
     let error = devices(&["nv\nme"]).unwrap_err();
     assert_eq!(
         error,
-        r"--device nv\nme: unknown kind 'nv\nme': accepted are nvme, edu, stub"
+        r"--device nv\nme: unknown kind 'nv\nme': accepted are nvme, edu, ioat, stub"
     );
 }
 
@@ -431,7 +435,7 @@ fn bad_files_are_refused_in_one_line_that_names_the_place() {
         ),
         (
             "[[device]]\nbdf = \"00:04.0\"",
-            "m.toml: device 1: needs kind = \"...\": accepted are nvme, edu, stub",
+            "m.toml: device 1: needs kind = \"...\": accepted are nvme, edu, ioat, stub",
         ),
         (
             "[[device]]\nkind = \"edu\"\nx = 1",
@@ -535,11 +539,22 @@ fn any_nvme() -> impl Strategy<Value = DeviceKind> {
         })
 }
 
+fn any_ioat() -> impl Strategy<Value = DeviceKind> {
+    let model = prop::sample::select(vec![IoatModel::Skylake, IoatModel::Icelake]);
+    (model, 1u8..=8, 12u32..=20).prop_map(|(model, channels, transfer_lg2)| {
+        DeviceKind::Ioat(IoatConfig {
+            model,
+            channels,
+            transfer: 1 << transfer_lg2,
+        })
+    })
+}
+
 fn any_machine() -> impl Strategy<Value = Machine> {
     let edu = (1u8..=64).prop_map(|dma_bits| DeviceKind::Edu(EduConfig { dma_bits }));
     let kinds = prop::collection::vec(
         (
-            prop_oneof![edu, any_stub(), any_nvme()],
+            prop_oneof![edu, any_ioat(), any_stub(), any_nvme()],
             any::<u8>(),
             0u32..5,
         ),

@@ -14,6 +14,7 @@ mod group_owner;
 mod groups;
 mod host;
 mod hot_reset;
+mod ioat;
 mod iommufd;
 mod iommufd_access;
 mod iommufd_args;

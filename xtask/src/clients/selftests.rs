@@ -14,12 +14,13 @@ use std::process::Command;
 const TREE: &str = "SWIOMMU_KERNEL";
 
 /// The VFIO selftests: containers, `/dev/iommu` as one, and device nodes.
-const VFIO: [&str; 6] = [
+const VFIO: [&str; 7] = [
     "vfio_dma_mapping_mmio_test",
     "vfio_dma_mapping_test",
     "vfio_iommufd_setup_test",
     "vfio_pci_device_init_perf_test",
     "vfio_pci_device_test",
+    "vfio_pci_driver_test",
     "vfio_pci_sriov_uapi_test",
 ];
 
