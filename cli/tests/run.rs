@@ -24,21 +24,21 @@ __attribute__((constructor)) static void alive(void) {
 "#;
 
 /// The stand-in, built once for all tests; `None` without a C compiler.
-fn library() -> Option<&'static Path> {
+fn stand_in() -> Option<&'static Path> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let build = || {
         let directory =
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stand-in-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let (source, library) = (directory.join("shim.c"), directory.join("libswiommu.so"));
+        let (source, stand_in) = (directory.join("shim.c"), directory.join("libswiommu.so"));
         fs::write(&source, STAND_IN).unwrap();
         let cc = Command::new("cc")
             .args(["-shared", "-fPIC", "-o"])
-            .arg(&library)
+            .arg(&stand_in)
             .arg(&source)
             .status();
         match cc {
-            Ok(status) if status.success() => Some(library),
+            Ok(status) if status.success() => Some(stand_in),
             _ => None,
         }
     };
@@ -48,18 +48,18 @@ fn library() -> Option<&'static Path> {
 /// One place to run in: its own runtime directory, no standing machine files.
 struct Place {
     directory: tempfile::TempDir,
-    library: &'static Path,
+    stand_in: &'static Path,
 }
 
 /// `None`: the test is skipped.
 fn place() -> Option<Place> {
-    let Some(library) = library() else {
+    let Some(stand_in) = stand_in() else {
         eprintln!("skipped: no C compiler to build a stand-in for the preloaded library");
         return None;
     };
     Some(Place {
         directory: tempfile::tempdir().unwrap(),
-        library,
+        stand_in,
     })
 }
 
@@ -68,7 +68,7 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_swiommu"));
         command
             .args(args)
-            .env("SWIOMMU_SHIM", self.library)
+            .env("SWIOMMU_SHIM", self.stand_in)
             .env("XDG_RUNTIME_DIR", self.directory.path());
         command.env("XDG_CONFIG_HOME", self.directory.path().join("config"));
         command
@@ -159,7 +159,7 @@ fn the_program_sees_the_run_and_its_options() {
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let library = place.library.display();
+    let library = place.stand_in.display();
     let options = "audit=1:color=never:exitcode=0:stacks=full:verbosity=2";
     assert_eq!(text, format!("0x1234\n0x1b36\n{options}\n{library}\n"));
 }
@@ -171,7 +171,7 @@ fn an_existing_preload_stays_behind_ours() {
     let output = command.env("LD_PRELOAD", "libm.so.6").output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        format!("{}:libm.so.6\n", place.library.display())
+        format!("{}:libm.so.6\n", place.stand_in.display())
     );
 }
 
@@ -189,7 +189,7 @@ fn a_library_in_a_path_with_spaces_is_loaded_all_the_same() {
     let copy = place.file(
         "with a space:and colon.so",
         0o755,
-        &fs::read(place.library).unwrap(),
+        &fs::read(place.stand_in).unwrap(),
     );
     let output = place
         .command(&["run", "--", "true"])

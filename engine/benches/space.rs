@@ -11,6 +11,7 @@ mod clock;
 #[allow(dead_code)] // only maps here
 mod floor;
 #[path = "../tests/support/mod.rs"]
+#[allow(dead_code)] // the tests use the rest
 mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};

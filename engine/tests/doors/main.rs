@@ -10,6 +10,7 @@ mod cdev;
 mod change_process;
 mod device;
 mod feature;
+mod fuzz;
 mod group_owner;
 mod groups;
 mod host;

@@ -1,6 +1,5 @@
 //! A client in a box: a run's directory, the engine opened on it, and descriptors to drive it by, as the preloaded
-//! library does. Each test binary uses a part of it.
-#![allow(dead_code)] // each test binary uses a part
+//! library does.
 
 pub mod cdev;
 pub mod edu;

@@ -1,5 +1,4 @@
 //! A hand-made run tree, the library with the toy engine, and C programs compiled for the occasion.
-#![allow(dead_code)] // each test binary uses its part
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,8 +1,6 @@
 //! Each interposed function, inside the run's tree and outside of it, against the same call without the library.
 
-mod common;
-
-use common::{DEVICE, Run, library, program, text};
+use crate::run::{DEVICE, Run, library, program, text};
 use std::collections::BTreeSet;
 use std::process::Command;
 

@@ -1,12 +1,10 @@
 //! Files that several processes have, and what is sent to the process that answers for them.
 
-mod common;
-
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
-use common::{Run, program, text};
+use crate::run::{Run, program, text};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use swiommu_engine::service::{self, Head, Wire, op};

@@ -2,17 +2,15 @@
 //!
 //! Each body is a plain function of bytes, so any fuzzer can drive it; here proptest does, `cargo xtask fuzz` for longer.
 
-mod support;
-
 use proptest::prelude::*;
 use swiommu_abi::iommufd_test as test;
 use swiommu_abi::{iommufd, vfio};
 
-use support::memory::{Memory, address_of};
-use support::mock::Mock;
-use support::nvme::Driver;
-use support::vfio::{CONFIG, RW, region};
-use support::{Answered, Fd, Model, World, edu, machine, nvme, stub};
+use crate::support::memory::{Memory, address_of};
+use crate::support::mock::Mock;
+use crate::support::nvme::{self, Driver};
+use crate::support::vfio::{CONFIG, RW, region};
+use crate::support::{Answered, Fd, Model, World, edu, machine, stub};
 
 /// One open file of each kind, and memory whose addresses the input can name.
 struct Target {
@@ -27,7 +25,10 @@ struct Target {
 
 impl Target {
     fn new(model: Model) -> Target {
-        let world = World::new(machine(model, [edu(4, 4), stub(5, 5), nvme(6, 6)]));
+        let world = World::new(machine(
+            model,
+            [edu(4, 4), stub(5, 5), crate::support::nvme(6, 6)],
+        ));
         let (container, group) = world.joined(4, vfio::TYPE1V2_IOMMU);
         let mut devices = vec![group.device("0000:00:04.0").unwrap()];
         let mut others = Vec::new();
@@ -154,7 +155,7 @@ fn go(device: &Fd, to: u32) -> Option<Fd> {
 fn any_state(target: &Target, changes: &[(u16, u8)], cut: Option<u16>) -> bool {
     let device = &target.devices[2];
     let mut driver = Driver::new(1 << 20);
-    let bytes = support::nvme::PAGES * 4096;
+    let bytes = nvme::PAGES * 4096;
     target
         .container
         .map(1 << 20, driver.memory.base(), bytes, RW)
