@@ -17,13 +17,14 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The sets of packages that the client suite runs.
-const SETS: [&str; 6] = [
+const SETS: [&str; 7] = [
     "qemu-7.2",
     "qemu-10.0",
     "qemu-11.1",
     "qemu-system-7.2",
     "qemu-system-10.0",
     "guest",
+    "dpdk",
 ];
 
 /// Whether a program is linked for the machine here or to be carried to another.
