@@ -82,6 +82,11 @@ impl Memory {
         self.base
     }
 
+    /// Its size.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The bytes at an offset.
     pub fn read(&self, offset: u64, bytes: usize) -> Vec<u8> {
         let mut to = vec![0; bytes];
