@@ -32,6 +32,8 @@ mod report;
 mod selftests;
 #[path = "clients/sriov.rs"]
 mod sriov;
+#[path = "../../xtask/src/tap.rs"]
+mod tap;
 #[path = "clients/vmm.rs"]
 mod vmm;
 #[path = "clients/world.rs"]

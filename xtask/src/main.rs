@@ -11,6 +11,7 @@ mod mutate;
 mod project;
 mod record;
 mod run;
+mod tap;
 mod test;
 mod tidy;
 

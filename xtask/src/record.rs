@@ -7,6 +7,7 @@
 use crate::clients::{self, Linking, Program, Programs};
 use crate::project;
 use crate::run::{captured, progress};
+use crate::tap::test_lines;
 use anyhow::{Context, Result, bail};
 use std::fmt::Write as _;
 use std::fs;
@@ -119,36 +120,4 @@ pub fn ask<'a>(
         );
     }
     Ok(text)
-}
-
-/// Of a kernel selftest's output, the lines that say how each test ended, without their numbers and remarks.
-fn test_lines(text: &str) -> String {
-    let mut lines = String::new();
-    for line in text.lines() {
-        let (verdict, rest) = match line.split_once(' ') {
-            Some(("ok", rest)) => ("ok", rest),
-            Some(("not", rest)) => ("not ok", rest.strip_prefix("ok ").unwrap_or(rest)),
-            _ => continue,
-        };
-        let name = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
-        let (name, remark) = name.split_once('#').unwrap_or((name, ""));
-        let verdict = if remark.trim_start().starts_with("SKIP") {
-            "skip"
-        } else {
-            verdict
-        };
-        lines += &format!("{}: {verdict}\n", name.trim());
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::test_lines;
-
-    #[test]
-    fn test_lines_keep_names_and_verdicts() {
-        let text = "TAP version 13\n1..3\n#  RUN  a ...\nok 1 a.b.c\nnot ok 2 a.b.d\nok 3 a.b.e # SKIP no memory\n# Totals:\n";
-        assert_eq!(test_lines(text), "a.b.c: ok\na.b.d: not ok\na.b.e: skip\n");
-    }
 }

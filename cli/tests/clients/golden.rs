@@ -3,6 +3,7 @@
 //! A line is `case: result`. An accepted difference is in clients/golden/differences.toml with its reason; one that is
 //! listed but no longer there fails too.
 
+use crate::tap::test_lines;
 use crate::world::*;
 use libtest_mimic::Trial;
 use serde::Deserialize;
@@ -251,25 +252,4 @@ fn compare(
             .map(|k| format!("{}: Linux has no such line", k.0)),
     );
     wrong
-}
-
-/// Of a kernel selftest's output, how each test ended.
-fn test_lines(text: &str) -> String {
-    let mut lines = String::new();
-    for line in text.lines() {
-        let (verdict, rest) = match line.split_once(' ') {
-            Some(("ok", rest)) => ("ok", rest),
-            Some(("not", rest)) => ("not ok", rest.strip_prefix("ok ").unwrap_or(rest)),
-            _ => continue,
-        };
-        let name = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
-        let (name, remark) = name.split_once('#').unwrap_or((name, ""));
-        let verdict = if remark.trim_start().starts_with("SKIP") {
-            "skip"
-        } else {
-            verdict
-        };
-        lines += &format!("{}: {verdict}\n", name.trim());
-    }
-    lines
 }
