@@ -1,7 +1,8 @@
 //! The client's paths and the run's tree: which paths lead into it, and back.
 //!
 //! A path is judged by its text: `.` and doubled slashes vanish, and `..` before the overlay's directory is resolved
-//! lexically; what follows an overlaid sysfs directory is left to the kernel, because symbolic links lie there. A path
+//! lexically; what follows an overlaid sysfs directory is left to the kernel, because symbolic links lie there, and so is
+//! where `..` leaves it. A path
 //! that cannot be ours is recognised by its first bytes, without allocation or system call.
 #![allow(unsafe_code)] // C strings
 
@@ -77,6 +78,30 @@ impl Path {
         unsafe { self.bytes.as_ptr().cast::<c_char>().add(start) }
     }
 
+    /// Before `..` at the top of an overlaid part of /sys: links may have led elsewhere, so the path becomes that of the
+    /// directory where it really lies. `false` where there is none in the tree.
+    fn settle(&mut self) -> bool {
+        if !self.client().starts_with(b"/sys/") {
+            return false;
+        }
+        let mut real = [0; libc::PATH_MAX as usize];
+        // SAFETY: `push` always leaves room for two bytes more, so the path is a C string.
+        let fd = unsafe {
+            self.bytes.as_mut_ptr().cast::<u8>().add(self.len).write(0);
+            let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+            sys::openat(libc::AT_FDCWD, self.bytes.as_ptr().cast(), flags, 0)
+        };
+        if fd < 0 {
+            return false;
+        }
+        let root = &self.all()[..self.root];
+        let real = directory(fd as c_int, &mut real).and_then(|real| strip(real, root));
+        sys::close(fd as c_int);
+        let Some(real) = real else { return false };
+        self.len = self.root;
+        self.push(real)
+    }
+
     fn pop(&mut self) {
         let cut = self
             .client()
@@ -98,6 +123,16 @@ impl Path {
                         return false;
                     }
                     *below = Some((at, depth - 1));
+                }
+                (b"..", Some(_)) if self.settle() => {
+                    self.pop();
+                    let (mut parent, bytes) = ([0; libc::PATH_MAX as usize], self.client().len());
+                    parent[..bytes].copy_from_slice(self.client());
+                    self.len = self.root;
+                    *below = None;
+                    if !self.walk(&parent[..bytes], below) {
+                        return false;
+                    }
                 }
                 (b"..", here) => {
                     self.len = here.map_or(self.len, |(at, _)| at);

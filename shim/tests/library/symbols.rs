@@ -282,6 +282,9 @@ assert os.getcwd() == "/sys/devices/pci0000:00/0000:01:00.0"
 assert subprocess.check_output(["pwd", "-P"], text=True).strip() == os.getcwd()
 assert subprocess.check_output(["cat", "vendor"], env={}, text=True) == "0x8086\n"
 assert not os.path.exists("/sys/bus/pci/devices/0000:02:00.0")
+assert os.listdir("/sys/bus/pci/devices/0000:01:00.0/../../../bus/pci/devices") == ["0000:01:00.0"]
+assert not os.path.exists("/sys/bus/pci/devices/0000:01:00.0/../../bus")
+assert os.listdir("/sys/bus/pci/devices/../../pci/devices") == ["0000:01:00.0"]
 "#;
     text(
         run.command("python3")
